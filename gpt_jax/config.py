@@ -1,0 +1,386 @@
+"""The experiment as frozen data: every field typed, every rule checked when it is built.
+
+Nothing here touches a device or imports jax, so a config can be built, overridden, compared and
+refused in milliseconds. `Config` is what an experiment file's `get_config()` returns.
+
+Tokens are the unit: run length, warm-up, decay and batch are counted in tokens, never in steps.
+The rules that need to know the devices (mesh, micro-batch) are checked in `parallel/` and `train/`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+AttentionKind = Literal["dense", "banded"]
+VOCAB_MULTIPLE = 128
+"""The embedding table is padded to a multiple of this, the tile width of a TPU's matrix unit."""
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """What was asked for breaks a rule; the message gives the rule, the value met and the remedy.
+
+    The command line prints it as one paragraph. Any other exception is a defect of ours and keeps
+    its traceback.
+    """
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `InputError(message)` unless `condition` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Every named field of `config` must be above zero."""
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{name} must be positive, and it is {value}.")
+
+
+def require_range(config: Any, low: float, high: float, *names: str) -> None:
+    """Every named field of `config` must lie in [low, high)."""
+    for name in names:
+        value = getattr(config, name)
+        require(low <= value < high, f"{name} must be in [{low}, {high}), and it is {value}.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder of the GPT family, told by what it does and not by a model's name."""
+
+    vocab_size: int = 0
+    """Tokens that exist. 0: as many as the tokenizer has (bytes, characters, a given .model)."""
+    context_length: int = 256
+    """Positions learned: the longest sequence that the model can read, in tokens."""
+    num_layers: int = 4
+    embed_dim: int = 256
+    num_heads: int = 4
+    attention_pattern: tuple[AttentionKind, ...] = ("dense",)
+    """Kind of attention per layer, repeated over the depth; ("dense", "banded") is GPT-3's."""
+    attention_window: int = 256
+    """Keys a banded layer's query sees, itself included."""
+    dropout: float = 0.0
+    """Rate on embeddings, attention probabilities and both residual branches, while training."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What matrices are multiplied in. Parameters, softmax, norms and loss are always float32."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What a layer keeps for the backward pass: all of it, its matmul outputs, only its input."""
+    scan_unroll: int = 1
+    """Layers laid out per turn of the layer loop: 1 compiles fastest, num_layers may run faster."""
+
+    def __post_init__(self) -> None:
+        require(self.vocab_size >= 0, f"vocab_size must not be negative: {self.vocab_size}.")
+        require_positive(self, "context_length", "num_layers", "embed_dim", "num_heads")
+        require_positive(self, "attention_window", "scan_unroll")
+        require_range(self, 0.0, 1.0, "dropout")
+        require(
+            self.embed_dim % self.num_heads == 0,
+            f"num_heads must divide embed_dim, and {self.num_heads} heads do not divide a width of "
+            f"{self.embed_dim}: change one of the two (--model.num-heads, --model.embed-dim).",
+        )
+        period = len(self.attention_pattern)
+        require(period > 0, "attention_pattern is empty: name at least one kind, such as dense.")
+        require(
+            self.num_layers % period == 0,
+            f"attention_pattern must repeat a whole number of times over the depth, and its {period} "
+            f"kinds do not divide num_layers={self.num_layers}.",
+        )
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    @property
+    def mlp_dim(self) -> int:
+        """d_ff = 4 d_model in every model of the GPT-3 paper (section 2.1)."""
+        return 4 * self.embed_dim
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table: `vocab_size` rounded up to a multiple of VOCAB_MULTIPLE."""
+        require(self.vocab_size > 0, "vocab_size is not known before the tokenizer is: set it.")
+        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, which tokens, and how the text is held out."""
+
+    files: tuple[str, ...] = ()
+    """Globs of text: .jsonl lines are documents, other files are one each; .gz is unpacked.
+    Empty: the source files of Python's own standard library."""
+    jsonl_field: str = "text"
+    """The field of a .jsonl line that holds the document."""
+    tokenizer: str = "sentencepiece"
+    """sentencepiece (BPE trained on the training text), bytes, characters, or a .model file."""
+    tokenizer_sample_bytes: int = 20_000_000
+    """Training text that a new SentencePiece model is trained on, at most."""
+    split: Literal["path", "position"] = "path"
+    """Hold out whole documents by a hash of their path, or the tail of every document."""
+    validation_fraction: float = 0.05
+    sequence_length: int = 0
+    """Tokens per training window. 0: the model's context_length."""
+    isolate_documents: bool = False
+    """Stop attention, and restart positions, at the borders of documents packed in one window."""
+    cache_dir: str = "~/.cache/gpt_jax"
+    """Where token shards are kept, by a digest of what they were made from; safe to delete."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "tokenizer_sample_bytes")
+        require(self.sequence_length >= 0, "sequence_length must not be negative.")
+        require(
+            0 < self.validation_fraction < 1,
+            f"validation_fraction must be between 0 and 1, and it is {self.validation_fraction}.",
+        )
+        known = ("sentencepiece", "bytes", "characters")
+        require(
+            self.tokenizer in known or self.tokenizer.endswith(".model"),
+            f"tokenizer must be one of {', '.join(known)} or the path of a SentencePiece .model "
+            f"file, and it is {self.tokenizer!r}.",
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """GPT-3's recipe (appendix B) is the default: AdamW, warm-up, cosine to a tenth, clip at 1."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """muon orthogonalises the updates of the hidden matrices and leaves the rest to AdamW."""
+    learning_rate: float = 1e-3
+    """The peak, reached when warm-up ends."""
+    final_learning_rate_fraction: float = 0.1
+    """The cosine ends at this fraction of the peak, and stays there."""
+    warmup_tokens: int = 0
+    decay_tokens: int = 0
+    """Tokens at which the cosine ends, counted from the start. 0: the end of the run."""
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    """On matrices only: never on biases, norms or positions."""
+    clip_norm: float = 1.0
+    """The gradient's global norm is cut to this."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "learning_rate", "eps", "clip_norm")
+        require_range(self, 0.0, 1.0, "b1", "b2")
+        require(self.weight_decay >= 0, f"weight_decay is negative: {self.weight_decay}.")
+        require(
+            0 <= self.final_learning_rate_fraction <= 1,
+            "final_learning_rate_fraction must be between 0 and 1, and it is "
+            f"{self.final_learning_rate_fraction}.",
+        )
+        require(
+            self.warmup_tokens >= 0 and self.decay_tokens >= 0,
+            "warmup_tokens and decay_tokens must not be negative.",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, in what batches, how often it is looked at."""
+
+    total_tokens: int = 10_000_000
+    batch_tokens: int = 4096
+    """The global batch, a property of the experiment and not of the devices it runs on."""
+    ramp_start_tokens: int = 0
+    """The batch at the start, growing linearly to batch_tokens. 0: no ramp (GPT-3: 32 k)."""
+    ramp_tokens: int = 0
+    """Tokens after which the batch has grown to its full size."""
+    device_batch_tokens: int = 0
+    """Tokens that one device takes at a time; the rest of the batch is accumulated. 0: no limit."""
+    z_loss: float = 0.0
+    """Weight of log(Z)^2, which keeps the softmax normaliser near 1 (PaLM, section 5)."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over the vocabulary."""
+    max_skipped_in_row: int = 10
+    """A step whose loss or gradient is not finite changes nothing; so many in a row stop the run."""
+    seed: int = 0
+    """Of the initial parameters, of dropout, and of the order of the data."""
+    log_every: int = 10
+    """Steps between lines in metrics.jsonl."""
+    eval_every: int = 200
+    """Steps between validations; there is always one at the end."""
+    eval_tokens: int = 0
+    """Tokens of the validation split that are evaluated. 0: all of it."""
+    sample_prompt: str = ""
+    """The run ends with a sample that continues this."""
+    sample_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        require_positive(self, "total_tokens", "batch_tokens", "max_skipped_in_row")
+        require_positive(self, "log_every", "eval_every")
+        require_range(self, 0.0, 1.0, "label_smoothing")
+        require(self.z_loss >= 0, f"z_loss is negative: {self.z_loss}.")
+        for name in ("device_batch_tokens", "eval_tokens", "sample_tokens", "seed"):
+            require(getattr(self, name) >= 0, f"{name} is negative: {getattr(self, name)}.")
+        require(
+            (self.ramp_start_tokens > 0) == (self.ramp_tokens > 0),
+            "a batch ramp needs both ramp_start_tokens and ramp_tokens, and they are "
+            f"{self.ramp_start_tokens} and {self.ramp_tokens}.",
+        )
+        require(
+            0 <= self.ramp_start_tokens <= self.batch_tokens,
+            f"ramp_start_tokens={self.ramp_start_tokens} must not exceed "
+            f"batch_tokens={self.batch_tokens}.",
+        )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run is saved, and which of the saves are kept."""
+
+    every: int = 200
+    """Steps between checkpoints; there is always one at the end, and one at SIGTERM or Ctrl-C."""
+    keep_last: int = 2
+    keep_best: int = 1
+    """Besides the last ones, those of lowest validation loss."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "every", "keep_last")
+        require(self.keep_best >= 0, f"keep_best is negative: {self.keep_best}.")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; -1, for one axis at most, takes all that are left."""
+
+    data: int = -1
+    """Copies of the model, each with a part of the batch."""
+    fsdp: int = 1
+    """The batch and the parameters are both split; a layer's are gathered when it runs."""
+    tensor: int = 1
+    """Heads, the MLP and the vocabulary are split."""
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            require(size > 0 or size == -1, f"mesh.{name} must be positive or -1: {size}.")
+        require(list(sizes.values()).count(-1) <= 1, f"only one mesh axis may be -1: {sizes}.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment: what `get_config()` returns and what config.json in a run holds."""
+
+    name: str = "experiment"
+    """Names the run's folder under runs/ where --workdir does not."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        length, positions = self.sequence_length, self.model.context_length
+        require(
+            length <= positions,
+            f"a sequence must fit the model's positions, and data.sequence_length={length} is more "
+            f"than model.context_length={positions}: shorten the one or raise the other.",
+        )
+        for name in ("batch_tokens", "ramp_start_tokens", "device_batch_tokens"):
+            tokens = getattr(self.train, name)
+            require(
+                tokens % length == 0,
+                f"train.{name} must be a whole number of sequences, and {tokens} tokens do not "
+                f"divide into sequences of {length}: the nearest that do are "
+                f"{tokens // length * length} and {(tokens // length + 1) * length}.",
+            )
+        require(
+            self.optimizer.warmup_tokens <= self.decay_tokens,
+            f"the learning rate cannot decay before it has warmed up: warmup_tokens="
+            f"{self.optimizer.warmup_tokens} is more than decay_tokens={self.decay_tokens}.",
+        )
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens in a training window."""
+        return self.data.sequence_length or self.model.context_length
+
+    @property
+    def decay_tokens(self) -> int:
+        """Tokens at which the learning rate has reached its floor."""
+        return self.optimizer.decay_tokens or self.train.total_tokens
+
+
+# What may change when a run is continued: where it runs and how it is watched, not what it computes.
+# A different mesh or micro-batch sees the same samples in the same order, equal up to rounding.
+FREE_ON_RESUME = (
+    "mesh.",
+    "checkpoint.",
+    "model.remat",
+    "model.scan_unroll",
+    "data.cache_dir",
+    "train.device_batch_tokens",
+    "train.log_every",
+    "train.max_skipped_in_row",
+    "train.sample_",
+)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A config as {"model.num_layers": 4, ...}."""
+    flat = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def disagreements(ran: Config, asked: Config) -> list[str]:
+    """What a continued run would change against its own config: "field: 4 in the run, 6 asked"."""
+    old, new = flatten(ran), flatten(asked)
+    return [
+        f"{name}: {old[name]!r} in the run, {new[name]!r} asked"
+        for name in old
+        if old[name] != new[name] and not name.startswith(FREE_ON_RESUME)
+    ]
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """A hint for a name that is not known: the closest one, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Build a config from parsed JSON; unknown and ill-typed fields are errors that name them."""
+    require(isinstance(values, Mapping), f"{where or 'a config'} must be an object: {values!r}.")
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for name, value in values.items():
+        path = f"{where}.{name}" if where else name
+        require(name in hints, f"there is no field {path!r}: {nearest(name, hints)}")
+        arguments[name] = _typed(hints[name], value, path)
+    return cls(**arguments)
+
+
+def _typed(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the field's type, or an error; int serves as float, JSON lists as tuples."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, path)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(inner[0], item, path) for item in value)
+    if origin is Literal:
+        options = ", ".join(map(repr, inner))
+        require(value in inner, f"{path} must be one of {options}, and it is {value!r}.")
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    matches = isinstance(hint, type) and not isinstance(hint, types.GenericAlias)
+    require(matches and type(value) is hint, f"{path} must be of type {hint}, and it is {value!r}.")
+    return value

@@ -1,0 +1,8 @@
+"""The decoder. Arrays carry their shape in their name, one letter per axis.
+
+    B batch            D embed       F mlp
+    T query position   N heads       V vocabulary (padded)
+    S key position     H head dim    L layers
+
+The same letters are the logical axes that `parallel/sharding.py` maps to the mesh.
+"""

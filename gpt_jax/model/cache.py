@@ -1,0 +1,62 @@
+"""Keys and values of the tokens already read, so that the next token costs one position."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gpt_jax.config import ModelConfig
+
+
+@flax.struct.dataclass
+class LayerCache:
+    """One layer's part of a KVCache, or all layers' of one slot with a leading axis."""
+
+    k_BSNH: Array
+    v_BSNH: Array
+    segment_ids_BS: Array
+    length: Array
+
+
+@flax.struct.dataclass
+class KVCache:
+    """What the decoder remembers of a batch of sequences; a value, never changed in place.
+
+    With an attention pattern of P kinds, layer l is entry l // P of slot l % P.
+    """
+
+    keys: tuple[Array, ...]
+    """P arrays (L / P, B, S, N, H) in the compute dtype."""
+    values: tuple[Array, ...]
+    segment_ids_BS: Array
+    """int32; 0 marks padding on the left of a prompt, which no token of the prompt sees."""
+    length: Array
+    """() int32: places filled, the same for every row."""
+
+    @classmethod
+    def empty(cls, config: ModelConfig, batch: int, capacity: int) -> KVCache:
+        """A cache with room for `capacity` tokens in each of `batch` rows."""
+        period = len(config.attention_pattern)
+        shape = (config.num_layers // period, batch, capacity, config.num_heads, config.head_dim)
+        zeros = tuple(jnp.zeros(shape, config.dtype) for _ in range(period))
+        return cls(zeros, zeros, jnp.zeros((batch, capacity), jnp.int32), jnp.int32(0))
+
+    def marked(self, segment_ids_BT: Array) -> KVCache:
+        """The cache with the segments of the T tokens that come next."""
+        place = (0, self.length)
+        segments_BS = jax.lax.dynamic_update_slice(self.segment_ids_BS, segment_ids_BT, place)
+        return self.replace(segment_ids_BS=segments_BS)
+
+    def by_layer(self) -> tuple[LayerCache, ...]:
+        """One LayerCache per slot, its arrays stacked over the layers for `nn.scan`."""
+        return tuple(
+            LayerCache(k, v, *(jnp.stack([x] * len(k)) for x in (self.segment_ids_BS, self.length)))
+            for k, v in zip(self.keys, self.values, strict=True)
+        )
+
+    def filled(self, kept: tuple[tuple[Array, Array], ...], count: int) -> KVCache:
+        """The cache after `count` more tokens, with the keys and values that the layers returned."""
+        keys, values = zip(*kept, strict=True)
+        return self.replace(keys=keys, values=values, length=self.length + count)

@@ -1,0 +1,266 @@
+"""One decoder for the whole GPT family (GPT-3, section 2.1): a page that reads like the paper.
+
+Pre-norm blocks of causal attention and a GELU MLP over learned positions, with the embedding
+table tied to the output. Layers are stacked along a leading axis and run by `nn.scan`, so that a
+96-layer model compiles as fast as a 2-layer one. Each parameter and activation names its axes by
+letter (see `model/__init__`); outside a mesh the names do nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gpt_jax.config import AttentionKind, ModelConfig, require
+from gpt_jax.model.attention import MASKED, attend
+from gpt_jax.model.cache import KVCache, LayerCache
+
+INIT_STD = 0.02
+POSITION_INIT_STD = 0.01
+NORM_EPSILON = 1e-5
+
+
+def axes(letters: str) -> tuple[str | None, ...]:
+    """"D.NH" -> ("D", None, "N", "H"): one logical axis per letter, a dot where there is none."""
+    return tuple(None if letter == "." else letter for letter in letters)
+
+
+def constrain(x: Array, letters: str) -> Array:
+    """Lay `x` out over the mesh as its axes say; does nothing where there is no mesh."""
+    return nn.with_logical_constraint(x, axes(letters))
+
+
+def named(init: Any, letters: str) -> Any:
+    """The initialiser, with the axes of what it makes attached for `parallel/sharding.py`."""
+    return nn.with_logical_partitioning(init, axes(letters))
+
+
+def normal(std: float, letters: str) -> Any:
+    return named(nn.initializers.normal(std), letters)
+
+
+def zeros(letters: str) -> Any:
+    return named(nn.initializers.zeros, letters)
+
+
+class Norm(nn.Module):
+    """Layer normalisation over D, computed in float32, returned in the compute dtype."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD: Array) -> Array:
+        width = x_BTD.shape[-1:]
+        scale_D = self.param("scale", named(nn.initializers.ones, "D"), width)
+        bias_D = self.param("bias", zeros("D"), width)
+        x_BTD = x_BTD.astype(jnp.float32)
+        mean_BT1 = x_BTD.mean(-1, keepdims=True)
+        centred_BTD = x_BTD - mean_BT1
+        variance_BT1 = jnp.square(centred_BTD).mean(-1, keepdims=True)
+        y_BTD = centred_BTD * jax.lax.rsqrt(variance_BT1 + NORM_EPSILON) * scale_D + bias_D
+        return y_BTD.astype(self.config.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head causal attention, dense or locally banded."""
+
+    config: ModelConfig
+    kind: AttentionKind
+    train: bool
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: Array, segment_ids_BT: Array | None, cache: LayerCache | None
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        c, dtype = self.config, self.config.dtype
+        n, h, d = c.num_heads, c.head_dim, c.embed_dim
+        qkv_D3NH = self.param("qkv", normal(INIT_STD, "D.NH"), (d, 3, n, h)).astype(dtype)
+        bias_3NH = self.param("qkv_bias", zeros(".NH"), (3, n, h)).astype(dtype)
+        # GPT-2 scales what is added to the residual stream by 1/sqrt(number of residual layers).
+        out_init = normal(INIT_STD / (2 * c.num_layers) ** 0.5, "NHD")
+        out_NHD = self.param("out", out_init, (n, h, d)).astype(dtype)
+        out_bias_D = self.param("out_bias", zeros("D"), (d,)).astype(dtype)
+
+        q_BTNH, k_BTNH, v_BTNH = (
+            constrain(jnp.einsum("BTD,DNH->BTNH", x_BTD, qkv_D3NH[:, i]) + bias_3NH[i], "BTNH")
+            for i in range(3)
+        )
+        k_BSNH, v_BSNH, start, segments, kept = k_BTNH, v_BTNH, None, None, None
+        if cache is not None:
+            start = cache.length
+            place = (0, start, 0, 0)
+            k_BSNH = jax.lax.dynamic_update_slice(cache.k_BSNH, k_BTNH, place)
+            v_BSNH = jax.lax.dynamic_update_slice(cache.v_BSNH, v_BTNH, place)
+            kept = (k_BSNH, v_BSNH)
+        if segment_ids_BT is not None:
+            segments = (segment_ids_BT, segment_ids_BT if cache is None else cache.segment_ids_BS)
+        dropping = self.train and c.dropout > 0
+        y_BTNH = attend(
+            q_BTNH,
+            k_BSNH,
+            v_BSNH,
+            window=c.attention_window if self.kind == "banded" else None,
+            start=start,
+            segment_ids=segments,
+            dropout_rate=c.dropout,
+            dropout_key=self.make_rng("dropout") if dropping else None,
+        )
+        y_BTD = jnp.einsum("BTNH,NHD->BTD", constrain(y_BTNH, "BTNH"), out_NHD) + out_bias_D
+        return y_BTD, kept
+
+
+class MLP(nn.Module):
+    """W2 gelu(W1 x + b1) + b2 with d_ff = 4 d_model; GELU in its tanh form, as GPT-2 has it."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD: Array) -> Array:
+        c, dtype = self.config, self.config.dtype
+        d, f = c.embed_dim, c.mlp_dim
+        up_DF = self.param("up", normal(INIT_STD, "DF"), (d, f)).astype(dtype)
+        up_bias_F = self.param("up_bias", zeros("F"), (f,)).astype(dtype)
+        down_init = normal(INIT_STD / (2 * c.num_layers) ** 0.5, "FD")
+        down_FD = self.param("down", down_init, (f, d)).astype(dtype)
+        down_bias_D = self.param("down_bias", zeros("D"), (d,)).astype(dtype)
+        h_BTF = constrain(jnp.einsum("BTD,DF->BTF", x_BTD, up_DF) + up_bias_F, "BTF")
+        return jnp.einsum("BTF,FD->BTD", jax.nn.gelu(h_BTF, approximate=True), down_FD) + down_bias_D
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): GPT-2's pre-norm order."""
+
+    config: ModelConfig
+    kind: AttentionKind
+    train: bool
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: Array, segment_ids_BT: Array | None, cache: LayerCache | None
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        c = self.config
+        dropout = nn.Dropout(c.dropout, deterministic=not self.train)
+        h_BTD = Norm(c, name="norm_attention")(x_BTD)
+        attention = Attention(c, self.kind, self.train, name="attention")
+        h_BTD, kept = attention(h_BTD, segment_ids_BT, cache)
+        x_BTD = constrain(x_BTD + dropout(h_BTD), "BTD")
+        h_BTD = MLP(c, name="mlp")(Norm(c, name="norm_mlp")(x_BTD))
+        return constrain(x_BTD + dropout(h_BTD), "BTD"), kept
+
+
+class Period(nn.Module):
+    """One turn of the attention pattern: the body of the loop over the depth."""
+
+    config: ModelConfig
+    train: bool
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: Array, segment_ids_BT: Array | None, caches: tuple[LayerCache, ...] | None
+    ) -> tuple[Array, tuple[tuple[Array, Array] | None, ...]]:
+        kept = []
+        for slot, kind in enumerate(self.config.attention_pattern):
+            block = _rematerialised(self.config)(self.config, kind, self.train, name=f"{slot}")
+            x_BTD, k_and_v = block(x_BTD, segment_ids_BT, caches and caches[slot])
+            kept.append(k_and_v)
+        return x_BTD, tuple(kept)
+
+
+def _rematerialised(config: ModelConfig) -> type[Block]:
+    """A block that keeps for the backward pass what `remat` says."""
+    if config.remat == "none":
+        return Block
+    keep_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policy = keep_dots if config.remat == "dots" else None
+    # Inside a scan nothing can be merged across the boundary, so XLA need not be held back.
+    return nn.remat(Block, policy=policy, prevent_cse=config.scan_unroll > 1)
+
+
+class GPT(nn.Module):
+    """A causal language model: `GPT(config.model).apply({"params": params}, tokens_BT)`.
+
+    Parameters are float32 and come boxed with their axes out of `init`: `flax.linen.unbox`, or
+    `train.state`, takes them out. With `train=True` and dropout, `apply` needs
+    `rngs={"dropout": key}`.
+    """
+
+    config: ModelConfig
+    train: bool = False
+
+    def setup(self) -> None:
+        c = self.config
+        vocab, width = c.padded_vocab_size, c.embed_dim
+        self.embedding_VD = self.param("embedding", normal(INIT_STD, "VD"), (vocab, width))
+        shape = (c.context_length, width)
+        self.positions_TD = self.param("positions", normal(POSITION_INIT_STD, "TD"), shape)
+        self.layers = nn.scan(
+            Period,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, 0),
+            length=c.num_layers // len(c.attention_pattern),
+            unroll=min(c.scan_unroll, c.num_layers // len(c.attention_pattern)),
+            metadata_params={nn.PARTITION_NAME: "L"},
+        )(c, self.train)
+        self.norm_final = Norm(c)
+        self.dropout = nn.Dropout(c.dropout, deterministic=not self.train)
+
+    def __call__(self, tokens_BT: Array, **inputs: Any) -> Array:
+        """Logits (B, T, V) in float32 over the `vocab_size` tokens that exist.
+
+        Takes `hidden`'s arguments; raises what it raises.
+        """
+        x_BTD, _ = self.hidden(tokens_BT, **inputs)
+        return self.unembed(x_BTD)[..., : self.config.vocab_size]
+
+    def hidden(
+        self,
+        tokens_BT: Array,
+        *,
+        positions_BT: Array | None = None,
+        segment_ids_BT: Array | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Array, KVCache | None]:
+        """What the output layer reads, (B, T, D) in the compute dtype, and the cache filled further.
+
+        Args:
+          tokens_BT: int32 token ids.
+          positions_BT: place of each token in its document; None: 0 to T - 1.
+          segment_ids_BT: tokens see only their own segment; None: one segment. With a cache it is
+            needed: 1 for the tokens of a prompt, 0 for the padding on its left.
+          cache: the tokens before these, or None.
+
+        Raises InputError where T exceeds the model's positions.
+        """
+        c, length = self.config, tokens_BT.shape[1]
+        require(
+            length <= c.context_length,
+            f"a sequence must fit the model's positions, and {length} tokens are more than "
+            f"context_length={c.context_length}.",
+        )
+        # Gathering from a table whose width is split would make XLA replicate the result: the
+        # table is put together first, once for both of its uses.
+        embedding_VD = constrain(self.embedding_VD.astype(c.dtype), "V.")
+        positions_TD = constrain(self.positions_TD.astype(c.dtype), "..")
+        place = positions_TD[:length] if positions_BT is None else positions_TD[positions_BT]
+        x_BTD = constrain(self.dropout(embedding_VD[tokens_BT] + place), "BTD")
+        if cache is None:
+            x_BTD, _ = self.layers(x_BTD, segment_ids_BT, None)
+            return self.norm_final(x_BTD), None
+        cache = cache.marked(segment_ids_BT)
+        x_BTD, kept = self.layers(x_BTD, segment_ids_BT, cache.by_layer())
+        return self.norm_final(x_BTD), cache.filled(kept, length)
+
+    def unembed(self, x_BTD: Array) -> Array:
+        """Logits (B, T, V) in float32 over the padded vocabulary; the padding's are MASKED."""
+        c = self.config
+        embedding_VD = constrain(self.embedding_VD.astype(c.dtype), "V.")
+        logits_BTV = jnp.einsum(
+            "BTD,VD->BTV", x_BTD, embedding_VD, preferred_element_type=jnp.float32
+        )
+        exists_V = jnp.arange(c.padded_vocab_size) < c.vocab_size
+        return constrain(jnp.where(exists_V, logits_BTV, MASKED), "BTV")
