@@ -1,0 +1,1 @@
+"""Where things run: platform settings, the mesh of devices, and what is split over it."""

@@ -1,0 +1,84 @@
+"""The one table from logical axes to mesh axes, and the shardings that follow from it.
+
+The logical axes are the letters of the shape names (see `model/__init__`). A mesh axis is used
+once per array, in the order of the table: an activation BTD is split over fsdp along B, so its D
+stays whole, while a parameter DF, which has no B, is split over fsdp along D.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gpt_jax.config import require
+
+RULES: tuple[tuple[str, tuple[str, ...] | None], ...] = (
+    ("B", ("data", "fsdp")),
+    ("N", ("tensor",)),
+    ("F", ("tensor",)),
+    ("V", ("tensor",)),
+    ("D", ("fsdp",)),
+    # Positions and head dimensions stay whole, and so does the stack of layers that scan walks.
+    ("T", None),
+    ("S", None),
+    ("H", None),
+    ("L", None),
+)
+
+
+def rules() -> AbstractContextManager[None]:
+    """Within it, the logical constraints of the model mean something; use while tracing."""
+    return nn.logical_axis_rules(RULES)
+
+
+def shardings(boxed: Any, mesh: Mesh) -> Any:
+    """NamedShardings of an abstract tree whose leaves are boxed with their logical axes.
+
+    Leaves without a box (counters) are replicated. Raises InputError naming a parameter whose
+    axis the mesh cannot divide.
+    """
+    logical = jax.tree.map(_axes, boxed, is_leaf=_is_boxed)
+    tree = nn.logical_to_mesh_sharding(logical, mesh, RULES)
+    leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed))
+    for (path, leaf), sharding in zip(leaves, jax.tree.leaves(tree), strict=True):
+        _check_divides(jax.tree_util.keystr(path, simple=True, separator="/"), leaf, sharding)
+    return tree
+
+
+def _is_boxed(leaf: Any) -> bool:
+    return isinstance(leaf, nn.LogicallyPartitioned)
+
+
+def _axes(leaf: Any) -> Any:
+    """Logical axes of a leaf; an optimizer may leave a box empty, and then so is this."""
+    if not _is_boxed(leaf):
+        return PartitionSpec()
+    return jax.tree.map(lambda _: leaf.get_partition_spec(), leaf.value)
+
+
+def _check_divides(name: str, leaf: Any, sharding: NamedSharding) -> None:
+    for size, entry in zip(leaf.shape, sharding.spec, strict=False):
+        over = (entry,) if isinstance(entry, str) else entry or ()
+        parts = math.prod(sharding.mesh.shape[axis] for axis in over)
+        require(
+            size % parts == 0,
+            f"the mesh must divide what it splits, and {name} of shape {leaf.shape} has an axis of "
+            f"{size} that does not divide over {' x '.join(over)} = {parts} devices: change the "
+            "mesh (--mesh.fsdp, --mesh.tensor) or the size.",
+        )
+
+
+def batch_sharding(mesh: Mesh, stacked: bool) -> NamedSharding:
+    """Rows over data and fsdp; `stacked`: a leading axis of micro-batches, kept whole."""
+    rows = ("data", "fsdp")
+    return NamedSharding(mesh, PartitionSpec(None, rows) if stacked else PartitionSpec(rows))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())

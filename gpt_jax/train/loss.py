@@ -1,0 +1,114 @@
+"""Next-token cross-entropy in float32, without the logits of the whole batch at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gpt_jax.config import TrainConfig
+from gpt_jax.model.decoder import GPT
+
+MAX_LOGITS = 2**24
+"""Logits of one sequence that may exist at once; beyond it the sequence is taken in parts."""
+
+
+@flax.struct.dataclass
+class LossSums:
+    """Sums over tokens, so that micro-batches, devices and hosts add up to the whole batch."""
+
+    objective: Array
+    """What is minimised: nats, with label smoothing and z-loss."""
+    nats: Array
+    """Cross-entropy of the true tokens alone."""
+    weight: Array
+    """Tokens counted."""
+
+
+def token_losses(
+    logits_BTV: Array, targets_BT: Array, vocab_size: int, z_loss: float, label_smoothing: float
+) -> tuple[Array, Array]:
+    """Objective and cross-entropy of each token, two (B, T) float32, in nats.
+
+    With Z the softmax's normaliser and s the label smoothing:
+    objective = (1 - s) (log Z - logit_target) + s (log Z - mean logit) + z_loss log^2 Z.
+    """
+    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    # A comparison instead of a gather: it fuses, and its gradient is no scatter over V.
+    is_target_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
+    target_logit_BT = jnp.where(is_target_BTV, logits_BTV, 0.0).sum(-1)
+    nats_BT = log_z_BT - target_logit_BT
+    objective_BT = nats_BT
+    if label_smoothing > 0:
+        exists_V = jnp.arange(logits_BTV.shape[-1]) < vocab_size
+        mean_logit_BT = jnp.where(exists_V, logits_BTV, 0.0).sum(-1) / vocab_size
+        smoothed_BT = log_z_BT - mean_logit_BT
+        objective_BT = (1 - label_smoothing) * nats_BT + label_smoothing * smoothed_BT
+    if z_loss > 0:
+        objective_BT = objective_BT + z_loss * jnp.square(log_z_BT)
+    return objective_BT, nats_BT
+
+
+def num_loss_chunks(length: int, padded_vocab_size: int) -> int:
+    """Parts of equal length that a sequence's logits are made in, each of MAX_LOGITS at most."""
+    return next(
+        n
+        for n in range(1, length + 1)
+        if length % n == 0 and (length // n * padded_vocab_size <= MAX_LOGITS or n == length)
+    )
+
+
+def batch_loss(
+    model: GPT, params: Any, batch: dict[str, Array], config: TrainConfig, rngs: Any = None
+) -> LossSums:
+    """Loss sums of a micro-batch.
+
+    `batch` holds inputs and targets (B, T) int32, weights (B,) or (B, T) float32 and, where
+    documents are kept apart, positions and segment_ids (B, T) int32.
+    """
+    variables = {"params": params}
+    x_BTD, _ = model.apply(
+        variables,
+        batch["inputs"],
+        positions_BT=batch.get("positions"),
+        segment_ids_BT=batch.get("segment_ids"),
+        rngs=rngs,
+        method="hidden",
+    )
+    targets_BT, weights = batch["targets"], batch["weights"]
+    weights_BT = jnp.broadcast_to(
+        weights if weights.ndim == 2 else weights[:, None], targets_BT.shape
+    )
+
+    def chunk_sums(x_BTD: Array, targets_BT: Array, weights_BT: Array) -> LossSums:
+        logits_BTV = model.apply(variables, x_BTD, method="unembed")
+        objective_BT, nats_BT = token_losses(
+            logits_BTV,
+            targets_BT,
+            model.config.vocab_size,
+            config.z_loss,
+            config.label_smoothing,
+        )
+        return LossSums(
+            (objective_BT * weights_BT).sum(), (nats_BT * weights_BT).sum(), weights_BT.sum()
+        )
+
+    length = targets_BT.shape[1]
+    num_chunks = num_loss_chunks(length, model.config.padded_vocab_size)
+    if num_chunks == 1:
+        return chunk_sums(x_BTD, targets_BT, weights_BT)
+
+    def step(sums: LossSums, chunk: Array) -> tuple[LossSums, None]:
+        size = length // num_chunks
+        parts = (
+            jax.lax.dynamic_slice_in_dim(x, chunk * size, size, axis=1)
+            for x in (x_BTD, targets_BT, weights_BT)
+        )
+        return jax.tree.map(jnp.add, sums, jax.checkpoint(chunk_sums)(*parts)), None
+
+    zero = jnp.float32(0)
+    sums, _ = jax.lax.scan(step, LossSums(zero, zero, zero), jnp.arange(num_chunks))
+    return sums

@@ -1,0 +1,88 @@
+"""The optimizer of the paper as an Optax chain, and its learning rate as a function of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from optax.contrib import MuonDimensionNumbers
+
+from gpt_jax.config import Config, OptimizerConfig
+
+DECAYED = ("embedding", "qkv", "out", "up", "down")
+"""Parameters under weight decay, by name: the matrices. Biases, norms and positions are not."""
+
+# The matrices inside the stacked arrays of the layers (L, ...): what Muon orthogonalises. Queries,
+# keys and values are three matrices (D, N H) each, so that axis 2 of qkv (L, D, 3, N, H) is a batch.
+MUON_DIMENSIONS = {
+    "qkv": MuonDimensionNumbers(reduction_axis=1, output_axis=(3, 4)),
+    "out": MuonDimensionNumbers(reduction_axis=(1, 2), output_axis=3),
+    "up": MuonDimensionNumbers(reduction_axis=1, output_axis=2),
+    "down": MuonDimensionNumbers(reduction_axis=1, output_axis=2),
+}
+MUON_RMS = 0.2
+"""RMS of a Muon update, that of a typical AdamW one, so that both share a learning rate (Moonlight,
+Liu et al. 2025, section 2.2)."""
+
+
+def learning_rate(config: Config, samples: Array) -> Array:
+    """The rate after `samples` windows, float32 (): linear warm-up, cosine, then a floor.
+
+    lr(t) = peak * t / warmup                                  for t < warmup,
+            floor + (peak - floor) (1 + cos(pi progress)) / 2  with progress from warmup to decay,
+    in tokens (GPT-3, appendix B: 375 M, then a cosine to 10 % at 260 B). The update of a step uses
+    the tokens that the step ends with, so that the first one is not lost to a rate of zero.
+    """
+    o = config.optimizer
+    tokens = samples.astype(jnp.float32) * config.sequence_length
+    warmup, decay = float(o.warmup_tokens), float(config.decay_tokens)
+    progress = jnp.clip((tokens - warmup) / max(decay - warmup, 1.0), 0.0, 1.0)
+    floor = o.final_learning_rate_fraction
+    cosine = floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    rising = jnp.minimum(tokens / max(warmup, 1.0), 1.0)
+    return o.learning_rate * jnp.where(tokens < warmup, rising, cosine)
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW or Muon, at a learning rate of 1: the step multiplies it in.
+
+    With Muon, what is no matrix of a layer goes through Adam without weight decay.
+    """
+    o = config
+    if o.name == "muon":
+        update = optax.contrib.muon(
+            learning_rate=1.0,
+            weight_decay=o.weight_decay,
+            adam_b1=o.b1,
+            adam_b2=o.b2,
+            eps=o.eps,
+            muon_weight_dimension_numbers=_muon_dimensions,
+            consistent_rms=MUON_RMS,
+        )
+    else:
+        update = optax.adamw(
+            1.0, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay, mask=decay_mask
+        )
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm), update)
+
+
+def decay_mask(params: Any) -> Any:
+    """A tree of bools like `params`: True where weight decay applies."""
+    return _by_name(params, lambda name: name in DECAYED)
+
+
+def _muon_dimensions(params: Any) -> Any:
+    return _by_name(params, MUON_DIMENSIONS.get)
+
+
+def _by_name(params: Any, of_name: Any) -> Any:
+    """A tree like `params` whose leaves depend on the parameters' own names, boxed or not."""
+
+    def leaf(path: Any, _: Any) -> Any:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        return of_name(names[-1])
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
