@@ -25,7 +25,7 @@ NORM_EPSILON = 1e-5
 
 
 def axes(letters: str) -> tuple[str | None, ...]:
-    """"D.NH" -> ("D", None, "N", "H"): one logical axis per letter, a dot where there is none."""
+    """ "D.NH" -> ("D", None, "N", "H"): one logical axis per letter, a dot where there is none."""
     return tuple(None if letter == "." else letter for letter in letters)
 
 
@@ -128,7 +128,9 @@ class MLP(nn.Module):
         down_FD = self.param("down", down_init, (f, d)).astype(dtype)
         down_bias_D = self.param("down_bias", zeros("D"), (d,)).astype(dtype)
         h_BTF = constrain(jnp.einsum("BTD,DF->BTF", x_BTD, up_DF) + up_bias_F, "BTF")
-        return jnp.einsum("BTF,FD->BTD", jax.nn.gelu(h_BTF, approximate=True), down_FD) + down_bias_D
+        return (
+            jnp.einsum("BTF,FD->BTD", jax.nn.gelu(h_BTF, approximate=True), down_FD) + down_bias_D
+        )
 
 
 class Block(nn.Module):

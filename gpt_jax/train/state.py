@@ -53,9 +53,7 @@ def abstract_state(model: GPT, tx: optax.GradientTransformation, mesh: Mesh) -> 
     )
 
 
-def create_state(
-    seed: int, model: GPT, tx: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def create_state(seed: int, model: GPT, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state at step 0: each device computes its own part of it."""
     out = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, tx, mesh))
 

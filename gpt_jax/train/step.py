@@ -1,8 +1,8 @@
-"""One step of training and one of validation, as pure functions of state and batch."""
+"""One step of training and one of validation: pure functions, and their programs over a mesh."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Mesh
 
-from gpt_jax.config import Config
+from gpt_jax.config import Config, require
 from gpt_jax.model.decoder import GPT
+from gpt_jax.parallel.mesh import batch_shards, make_mesh
 from gpt_jax.parallel.sharding import batch_sharding, replicated, rules
 from gpt_jax.train.loss import LossSums, batch_loss
-from gpt_jax.train.optimizer import learning_rate
-from gpt_jax.train.state import TrainState
+from gpt_jax.train.optimizer import learning_rate, make_optimizer
+from gpt_jax.train.state import TrainState, abstract_state, create_state
 
-Batch = dict[str, Array]
+Batch = dict[str, Any]
+"""Arrays of one batch by name, on the host or on the devices."""
 
 
 def train_step(
@@ -97,31 +98,69 @@ def eval_step(params: Any, batch: Batch, *, model: GPT, config: Config) -> LossS
     return batch_loss(model, params, batch, config.train)
 
 
-def compile_train_step(
-    abstract: TrainState, model: GPT, tx: optax.GradientTransformation, config: Config, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """`train_step` jitted over the mesh; the state is donated, and keeps its shardings."""
-    out = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    step = jax.jit(
-        partial(train_step, model=model.clone(train=True), tx=tx, config=config),
-        donate_argnums=0,
-        in_shardings=(out, batch_sharding(mesh, stacked=True)),
-        out_shardings=(out, replicated(mesh)),
+class Program:
+    """The compiled functions of an experiment over a mesh, and the shape of its state.
+
+    Raises InputError where the mesh does not fit the devices or cannot divide a parameter, or the
+    batch does not divide over the mesh.
+    """
+
+    def __init__(self, config: Config, devices: Sequence[jax.Device] | None = None) -> None:
+        self.config = config
+        self.mesh = make_mesh(config.mesh, devices)
+        self.rows, self.num_micro = micro_batches(config, batch_shards(self.mesh))
+        self.model, self.tx = GPT(config.model), make_optimizer(config.optimizer)
+        self.abstract = abstract_state(self.model, self.tx, self.mesh)
+        state = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        train = partial(train_step, model=self.model.clone(train=True), tx=self.tx, config=config)
+        # Pinned on both sides, or the second call, on what the first gave back, compiles again.
+        self._train = jax.jit(
+            train,
+            donate_argnums=0,
+            in_shardings=(state, batch_sharding(self.mesh, stacked=True)),
+            out_shardings=(state, replicated(self.mesh)),
+        )
+        evaluate = partial(eval_step, model=self.model, config=config)
+        self._evaluate = jax.jit(evaluate, out_shardings=replicated(self.mesh))
+
+    def create_state(self) -> TrainState:
+        """The state at step 0."""
+        return create_state(self.config.train.seed, self.model, self.tx, self.mesh)
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        """`train_step` over the mesh, dispatched and not waited for; `state` is donated."""
+        with jax.set_mesh(self.mesh), rules():
+            return self._train(state, self._placed(batch, stacked=True))
+
+    def eval_step(self, params: Any, batch: Batch) -> LossSums:
+        """`eval_step` over the mesh."""
+        with jax.set_mesh(self.mesh), rules():
+            return self._evaluate(params, self._placed(batch, stacked=False))
+
+    def _placed(self, batch: Batch, stacked: bool) -> Batch:
+        sharding = batch_sharding(self.mesh, stacked)
+        return {
+            name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()
+        }
+
+
+def micro_batches(config: Config, shards: int) -> tuple[int, int]:
+    """(rows of a micro-batch over all devices, micro-batches of a full batch).
+
+    The fewest micro-batches of which a device's part is at most `device_batch_tokens`. `shards` is
+    the number of parts the batch is split in. Raises InputError where they do not divide it.
+    """
+    length = config.sequence_length
+    rows = config.train.batch_tokens // length
+    require(
+        rows % shards == 0,
+        f"the batch must divide over the mesh, and {rows} sequences of {length} tokens do not "
+        f"divide over data x fsdp = {shards} devices: set --train.batch-tokens to a multiple of "
+        f"{shards * length}, or another mesh.",
     )
-    return _in_mesh(step, mesh)
-
-
-def compile_eval_step(
-    model: GPT, config: Config, mesh: Mesh
-) -> Callable[[Any, Batch], LossSums]:
-    """`eval_step` jitted over the mesh."""
-    step = partial(eval_step, model=model, config=config)
-    return _in_mesh(jax.jit(step, out_shardings=replicated(mesh)), mesh)
-
-
-def _in_mesh(function: Callable, mesh: Mesh) -> Callable:
-    def call(*args: Any) -> Any:
-        with jax.set_mesh(mesh), rules():
-            return function(*args)
-
-    return call
+    per_device = rows // shards
+    limit = config.train.device_batch_tokens // length or per_device
+    num_micro = next(
+        n for n in range(1, per_device + 1) if per_device % n == 0 and per_device // n <= limit
+    )
+    return rows // num_micro, num_micro

@@ -1,0 +1,211 @@
+"""The command line: `gpt-jax train | generate | bench`.
+
+Everything heavy is imported by the command that needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpt_jax.config import Config, InputError, require
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, or 1 for bad input, 2 for a bad command line."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] in (["train"], ["bench"]) and argv[1:2] != ["--help"] and "--help" in argv:
+        # The options of an experiment are its fields, so that it must be read to list them.
+        load_experiment(Path(argv[1]), ["--help"])
+    parser = _parser()
+    known, overrides = parser.parse_known_args(argv)
+    if overrides and known.command == "generate":
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        known.run(known, overrides)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has enough; nothing is left to say, not even at exit.
+        sys.stdout = None
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gpt-jax", description="Train, sample and study GPT models.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    experiment_help = "a Python file with get_config(), such as experiments/quickstart.py"
+    override_help = (
+        "Any field of the experiment can be given as an option, such as --model.num-layers 6; "
+        "`gpt-jax %s EXPERIMENT --help` lists them."
+    )
+
+    def add(name: str, help: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=help, description=help, epilog=epilog, allow_abbrev=False
+        )
+
+    train = add("train", "train an experiment, or continue its run", override_help % "train")
+    train.add_argument("experiment", type=Path, help=experiment_help)
+    train.add_argument("--workdir", type=Path, help="the run's folder (default: new, in runs/)")
+    train.set_defaults(run=_train)
+
+    generate = add("generate", "write text with a trained model")
+    generate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
+    generate.add_argument(
+        "--prompt", action="append", help="text to continue; more than one makes a batch"
+    )
+    generate.add_argument("--max-new-tokens", type=int, default=100)
+    generate.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token")
+    generate.add_argument("--top-k", type=int, default=0, help="of the k likeliest; 0: of all")
+    generate.add_argument("--top-p", type=float, default=1.0, help="of the likeliest that add to p")
+    generate.add_argument("--repetition-penalty", type=float, default=1.0, help="1: none")
+    generate.add_argument("--stop", action="append", default=[], help="text to stop at")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.set_defaults(run=_generate)
+
+    bench = add("bench", "measure an experiment's speed on this machine", override_help % "bench")
+    bench.add_argument("experiment", type=Path, help=experiment_help)
+    bench.add_argument("--json", action="store_true", help="print one JSON object")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def load_experiment(path: Path, overrides: Sequence[str]) -> Config:
+    """The config of an experiment file with fields overridden from the command line.
+
+    Raises InputError where the file is missing or has no get_config(), or a value breaks a rule;
+    exits with 2, and names the nearest field, where an option is unknown or ill-typed.
+    """
+    require(
+        path.is_file(),
+        f"an experiment is a Python file, and there is none at {path}: give the path of one, such "
+        "as experiments/quickstart.py.",
+    )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    require(
+        spec is not None and spec.loader is not None,
+        f"an experiment is a Python file, and {path} does not end in .py.",
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    require(
+        hasattr(module, "get_config"),
+        f"an experiment file must define get_config(), and {path} does not.",
+    )
+    import tyro
+
+    return tyro.cli(
+        Config,
+        default=module.get_config(),
+        args=list(overrides),
+        prog=f"gpt-jax train {path}",
+        description="Fields of the experiment, with its values as defaults; and --workdir DIR.",
+    )
+
+
+def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    config = load_experiment(options.experiment, overrides)
+    from gpt_jax.parallel import platform
+
+    platform.configure()
+    from gpt_jax.train.loop import train
+    from gpt_jax.train.run import command, new_run_path
+
+    workdir = options.workdir or new_run_path(config.name)
+    print(f"run     {workdir}", flush=True)
+    outcome = train(config, workdir)
+    if outcome.stopped_by:
+        again = command(["train", str(options.experiment), "--workdir", str(workdir), *overrides])
+        print(f"{outcome.stopped_by}: saved step {outcome.step}. To continue:\n  {again}")
+        return
+    sample = _write_sample(outcome.folder, outcome.config)
+    metrics = outcome.metrics
+    print(
+        f"\n{sample}\n\n"
+        f"validation loss {metrics['val_loss']:.4f}, perplexity {metrics['val_perplexity']:.2f}, "
+        f"{metrics['val_bits_per_byte']:.4f} bits per byte "
+        f"(gzip -9 on the same text: {outcome.gzip_bits_per_byte:.4f})\n"
+        f"run     {outcome.folder}\n"
+        f"more    {command(['generate', str(outcome.folder), '--prompt', 'def '])}"
+    )
+
+
+def _write_sample(run: Path, config: Config) -> str:
+    """A sample of the run's model, kept in its folder as sample.txt."""
+    from gpt_jax.generate.decode import generate
+    from gpt_jax.generate.sampling import Sampling
+    from gpt_jax.train.run import load
+
+    _, params, tokenizer = load(run)
+    prompt = config.train.sample_prompt
+    room = config.model.context_length - max(len(tokenizer.encode(prompt)), 1)
+    pieces = generate(
+        config.model,
+        params,
+        tokenizer,
+        [prompt],
+        max_new_tokens=min(config.train.sample_tokens, room),
+        how=Sampling(temperature=0.8),
+        seed=config.train.seed,
+    )
+    text = prompt + "".join(piece for (piece,) in pieces)
+    (run / "sample.txt").write_text(text)
+    return text
+
+
+def _generate(options: argparse.Namespace, _: Sequence[str]) -> None:
+    from gpt_jax.parallel import platform
+
+    platform.configure()
+    from gpt_jax.generate.decode import generate
+    from gpt_jax.generate.sampling import Sampling
+    from gpt_jax.train.run import load
+
+    how = Sampling(options.repetition_penalty, options.temperature, options.top_k, options.top_p)
+    config, params, tokenizer = load(options.run_folder)
+    prompts = options.prompt or [""]
+    pieces = generate(
+        config.model,
+        params,
+        tokenizer,
+        prompts,
+        max_new_tokens=options.max_new_tokens,
+        how=how,
+        stop=options.stop,
+        seed=options.seed,
+    )
+    if len(prompts) == 1:
+        for n, (piece,) in enumerate(pieces):
+            # The prompt is printed once it is known to fit.
+            print(piece if n else prompts[0] + piece, end="", flush=True)
+        print()
+    else:
+        texts = zip(*pieces, strict=True)
+        for prompt, parts in zip(prompts, texts, strict=True):
+            print(f"{prompt}{''.join(parts)}\n---")
+
+
+def _bench(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    config = load_experiment(options.experiment, overrides)
+    from gpt_jax.parallel import platform
+
+    platform.configure()
+    from gpt_jax.bench import as_table, measure
+
+    figures = measure(config)
+    print(json.dumps(figures) if options.json else as_table(figures))

@@ -1,0 +1,246 @@
+"""Text to token shards, once: the cache of tokenised corpora, keyed by what they are made of."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpt_jax.config import Config, InputError, require
+from gpt_jax.data import shards
+from gpt_jax.data.shards import ShardWriter, TokenShards
+from gpt_jax.data.sources import Document, documents, held_out
+from gpt_jax.data.tokenizers import (
+    ByteTokenizer,
+    CharacterTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    read_model,
+    train_sentencepiece,
+)
+
+PARTIAL = ".partial-"
+ABANDONED_SECONDS = 24 * 3600
+"""A build this old was killed: its folder is removed by the next one."""
+REPORT_BYTES = 32_000_000
+"""Text between two lines of progress."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A tokenised corpus, ready to draw batches from."""
+
+    train: TokenShards
+    validation: TokenShards
+    tokenizer: Tokenizer
+    folder: Path
+
+
+def prepare(config: Config, progress: Callable[[str], None] = print) -> Corpus:
+    """The corpus that `config` asks for, tokenised now or taken from the cache.
+
+    The cache entry is named by a digest of the documents, the tokenizer and the split, so that it
+    can never be stale. It appears with one rename: a killed build leaves nothing that would be
+    read, and of two builds at once the first to end is kept.
+
+    Raises:
+      InputError: any fault of the sources or the tokenizer, a split with an empty side, a
+        vocabulary smaller than the tokenizer's, a damaged cache entry.
+    """
+    survey = _survey(config)
+    chosen = _chosen_tokenizer(config, survey)
+    folder = Path(config.data.cache_dir).expanduser() / _key(config, survey, chosen)
+    if not folder.exists():
+        with _new_folder(folder) as partial:
+            tokenizer = chosen or _train(config, progress)
+            _write(config, partial, tokenizer, survey, progress)
+    return open_corpus(folder)
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """A corpus that `prepare` made; raises InputError where any of it is damaged or mixed up."""
+    tokenizer = load_tokenizer(folder)
+    train, validation = TokenShards.open(folder / "train"), TokenShards.open(folder / "validation")
+    for split in (train, validation):
+        require(
+            split.index.tokenizer == tokenizer.digest,
+            "token shards must be read with the tokenizer that made them, and the tokenizer in "
+            f"{folder} does not match the shards in {split.folder} (digests "
+            f"{tokenizer.digest[:12]} and {split.index.tokenizer[:12]}): delete {folder}.",
+        )
+        split.verify()
+    return Corpus(train, validation, tokenizer, folder)
+
+
+@dataclass
+class _Survey:
+    """What a first reading of the documents tells."""
+
+    sources: str = ""
+    documents: int = 0
+    train_bytes: int = 0
+    validation_bytes: int = 0
+    characters: set[str] = field(default_factory=set)
+
+
+def _survey(config: Config) -> _Survey:
+    survey, digest = _Survey(), hashlib.sha256()
+    for document in _digested(documents(config.data), digest):
+        train, validation = held_out(document, config.data)
+        survey.documents += 1
+        survey.train_bytes += len(train.encode())
+        survey.validation_bytes += len(validation.encode())
+        if config.data.tokenizer == CharacterTokenizer.kind:
+            survey.characters.update(document.text)
+    for side, size in (("training", survey.train_bytes), ("validation", survey.validation_bytes)):
+        require(
+            size > 0,
+            f"both sides of the split need text, and none of the {survey.documents} documents is "
+            f"in the {side} split (data.split={config.data.split!r}, data.validation_fraction="
+            f"{config.data.validation_fraction}): change the fraction, give more documents, or "
+            "hold out the tail of each with --data.split position.",
+        )
+    survey.sources = digest.hexdigest()
+    return survey
+
+
+def _digested(found: Iterable[Document], digest: hashlib._Hash) -> Iterator[Document]:
+    """The same documents, each added to the digest as it passes."""
+    for document in found:
+        for part in (document.name.encode(), document.text.encode()):
+            digest.update(len(part).to_bytes(8, "big") + part)
+        yield document
+
+
+def _chosen_tokenizer(config: Config, survey: _Survey) -> Tokenizer | None:
+    """The tokenizer that the config names, or None where one is to be trained."""
+    choice, asked = config.data.tokenizer, config.model.vocab_size
+    if choice == SentencePieceTokenizer.kind:
+        require(
+            asked > 0,
+            "a tokenizer that is trained needs its size, and model.vocab_size is 0: set it "
+            "(--model.vocab-size 4096), or take bytes as tokens (--data.tokenizer bytes).",
+        )
+        return None
+    if choice == ByteTokenizer.kind:
+        tokenizer = ByteTokenizer()
+    elif choice == CharacterTokenizer.kind:
+        tokenizer = CharacterTokenizer(survey.characters)
+    else:
+        tokenizer = read_model(choice)
+    needed = tokenizer.vocab_size
+    require(
+        asked == 0 or asked >= needed,
+        f"the model must have a row for every token, and model.vocab_size={asked} is less than the "
+        f"tokenizer's {needed}: set it to 0, which takes the tokenizer's, or to {needed} or more.",
+    )
+    return tokenizer
+
+
+def _key(config: Config, survey: _Survey, chosen: Tokenizer | None) -> str:
+    data = config.data
+    made_from = {
+        "format": shards.FORMAT,
+        "sources": survey.sources,
+        "split": [data.split, data.validation_fraction],
+        "tokenizer": chosen.digest
+        if chosen
+        else [data.tokenizer, config.model.vocab_size, data.tokenizer_sample_bytes],
+    }
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
+
+
+def _train(config: Config, progress: Callable[[str], None]) -> Tokenizer:
+    data, size = config.data, config.model.vocab_size
+    progress(f"training a SentencePiece tokenizer of {size} tokens")
+    texts = (held_out(document, data)[0] for document in documents(data))
+    return train_sentencepiece(texts, size, data.tokenizer_sample_bytes)
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to fill; it takes that name if the body ends well."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder.parent)
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent))
+        try:
+            yield partial
+            partial.chmod(0o755)
+            for path in (*partial.rglob("*"), partial):
+                _sync(path)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was first, with the same content
+                    raise
+            _sync(folder.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"token shards are kept in data.cache_dir, and {folder.parent} cannot be written "
+            f"({error}): free some space, or name another folder (--data.cache-dir)."
+        ) from error
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for path in parent.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(OSError):  # another process may be removing it
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's entries, on the disk before what follows."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(
+    config: Config,
+    folder: Path,
+    tokenizer: Tokenizer,
+    survey: _Survey,
+    progress: Callable[[str], None],
+) -> None:
+    """Fill `folder` with the tokenizer and the shards of both splits."""
+    tokenizer.save(folder)
+    digest, total, reported = hashlib.sha256(), survey.train_bytes + survey.validation_bytes, 0
+    with (
+        ShardWriter(folder / "train", tokenizer) as train,
+        ShardWriter(folder / "validation", tokenizer, measure_gzip=True) as validation,
+    ):
+        for document in _digested(documents(config.data), digest):
+            kept, held = held_out(document, config.data)
+            if kept:
+                train.add(kept)
+            if held:
+                validation.add(held)
+            done = train.bytes + validation.bytes
+            if done - reported >= REPORT_BYTES or done == total:
+                progress(f"tokenised {done / 1e6:.1f} of {total / 1e6:.1f} MB")
+                reported = done
+        require(
+            digest.hexdigest() == survey.sources,
+            "the text must not change while it is read, and it did: run again.",
+        )
+        train.finish(survey.sources)
+        validation.finish(survey.sources)
+    kept = train.token_bytes + validation.token_bytes
+    if kept != total:
+        progress(
+            f"note: this tokenizer is not lossless: its tokens stand for {kept} bytes and the text "
+            f"has {total}; bits per byte will be of the former"
+        )

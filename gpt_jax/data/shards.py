@@ -1,0 +1,199 @@
+"""Token ids on disk: flat binary files, mapped into memory, with an index in JSON.
+
+Every document's tokens are followed by the separator, and no document is spread over two shards.
+`corpus.prepare` makes a filled folder appear at once and whole; here it is only filled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from gpt_jax.config import InputError, from_dict, require
+from gpt_jax.data.tokenizers import Tokenizer
+
+FORMAT = 1
+SHARD_TOKENS = 1 << 28
+"""A new shard is begun rather than let one grow past this; one longer document may exceed it."""
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One .bin file."""
+
+    name: str
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What index.json holds about the shards beside it."""
+
+    format: int
+    documents: int
+    tokens: int
+    """Separators included."""
+    bytes: int
+    """Of the UTF-8 text that was tokenised."""
+    dtype: Literal["uint16", "uint32"]
+    separator: int
+    vocab_size: int
+    tokenizer: str
+    """Digest of the tokenizer that made them."""
+    sources: str
+    """Digest of the documents that they were made from, those of the other split included."""
+    gzip_bits_per_byte: float
+    """What `gzip -9` makes of the text as one file; 0 where it was not measured."""
+    shards: tuple[ShardFile, ...]
+
+
+class ShardWriter:
+    """Fills a new folder with the shards of one split, holding one document at a time.
+
+    A context manager: leaving it closes the files, and only `finish` writes the index.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        measure_gzip: bool = False,
+        shard_tokens: int = SHARD_TOKENS,
+    ):
+        folder.mkdir(parents=True)
+        self._folder, self._tokenizer, self._shard_tokens = folder, tokenizer, shard_tokens
+        self._dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+        self._gzip = zlib.compressobj(9, zlib.DEFLATED, 31) if measure_gzip else None
+        self._gzip_bytes = 0
+        self._closed: list[ShardFile] = []
+        self._open: _OpenShard | None = None
+        self.documents = 0
+        self.bytes = 0
+        self.token_bytes = 0
+        """What the tokens stand for: `bytes`, unless the tokenizer loses or adds some."""
+
+    def add(self, text: str) -> None:
+        """Append a document."""
+        ids = self._tokenizer.encode(text)
+        tokens = np.append(ids, np.int32(self._tokenizer.separator)).astype(self._dtype)
+        if self._open and self._open.tokens + len(tokens) > self._shard_tokens:
+            self._close_shard()
+        if not self._open:
+            self._open = _OpenShard(self._folder / f"{len(self._closed):05d}.bin")
+        self._open.append(tokens)
+        data = text.encode()
+        self._gzip_bytes += len(self._gzip.compress(data)) if self._gzip else 0
+        self.bytes += len(data)
+        self.token_bytes += int(self._tokenizer.byte_lengths[ids].sum())
+        self.documents += 1
+
+    def finish(self, sources: str) -> None:
+        """Close the last shard and write the index; `sources` is the digest of the documents."""
+        self._close_shard()
+        self._gzip_bytes += len(self._gzip.flush()) if self._gzip else 0
+        index = ShardIndex(
+            format=FORMAT,
+            documents=self.documents,
+            tokens=sum(shard.tokens for shard in self._closed),
+            bytes=self.bytes,
+            dtype="uint16" if self._dtype == np.uint16 else "uint32",
+            separator=self._tokenizer.separator,
+            vocab_size=self._tokenizer.vocab_size,
+            tokenizer=self._tokenizer.digest,
+            sources=sources,
+            gzip_bits_per_byte=8 * self._gzip_bytes / max(self.bytes, 1),
+            shards=tuple(self._closed),
+        )
+        (self._folder / "index.json").write_text(json.dumps(dataclasses.asdict(index), indent=1))
+
+    def _close_shard(self) -> None:
+        if self._open:
+            self._closed.append(self._open.close())
+        self._open = None
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close_shard()
+
+
+class _OpenShard:
+    """The shard that is being written."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("wb")
+        self._name, self._sha256, self.tokens = path.name, hashlib.sha256(), 0
+
+    def append(self, tokens: np.ndarray) -> None:
+        self._file.write(tokens.tobytes())
+        self._sha256.update(tokens.tobytes())
+        self.tokens += len(tokens)
+
+    def close(self) -> ShardFile:
+        self._file.close()
+        return ShardFile(self._name, self.tokens, self._sha256.hexdigest())
+
+
+@dataclass(frozen=True)
+class TokenShards:
+    """The shards of one split, mapped into memory and never loaded whole."""
+
+    folder: Path
+    index: ShardIndex
+    tokens: tuple[np.ndarray, ...]
+    """Per shard, (tokens,) uint16 or uint32, read-only."""
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenShards:
+        """Map the shards of `folder`; raises InputError where the index or a size is wrong."""
+        index = _read_index(folder)
+        for shard in index.shards:
+            path, size = folder / shard.name, shard.tokens * np.dtype(index.dtype).itemsize
+            found = path.stat().st_size if path.exists() else 0
+            require(
+                found == size,
+                f"a shard must be as long as its index says, and {path} has {found} bytes of {size}"
+                f": delete the folder {folder.parent} to have it made again.",
+            )
+        maps = (np.memmap(folder / shard.name, index.dtype, "r") for shard in index.shards)
+        # A plain array over the map: slices of np.memmap itself cost ten times as much.
+        return cls(folder, index, tuple(np.asarray(tokens) for tokens in maps))
+
+    def verify(self) -> None:
+        """Read every shard; raises InputError where one is not the one that was written."""
+        for shard, tokens in zip(self.index.shards, self.tokens, strict=True):
+            require(
+                hashlib.sha256(tokens.data).hexdigest() == shard.sha256,
+                f"a shard must have the digest in its index, and {self.folder / shard.name} has "
+                f"another: it is damaged. Delete the folder {self.folder.parent}.",
+            )
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Tokens [start, stop) of the split, (stop - start,), counted through all its shards."""
+        parts = []
+        for tokens in self.tokens:
+            parts.append(tokens[max(start, 0) : max(stop, 0)])
+            start, stop = start - len(tokens), stop - len(tokens)
+        return np.concatenate(parts)
+
+
+def _read_index(folder: Path) -> ShardIndex:
+    path = folder / "index.json"
+    try:
+        index = from_dict(ShardIndex, json.loads(path.read_bytes()))
+        require(index.format == FORMAT, f"its format is {index.format}, and {FORMAT} is known.")
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"token shards need their index, and {path} cannot be read ({error}): delete the "
+            f"folder {folder.parent} to have it made again."
+        ) from error
+    return index

@@ -1,0 +1,327 @@
+"""Text to token ids and back, without losing a byte.
+
+Every tokenizer is a table of the bytes that each id stands for, plus a way to encode. One id, the
+separator, stands for no bytes: it follows each document, and no text encodes to it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import hashlib
+import io
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import sentencepiece
+
+from gpt_jax.config import InputError, require
+
+SPACE_MARK = "▁"
+"""U+2581, which SentencePiece writes for a space, and so cannot tell from one."""
+SEPARATOR_PIECE = "<|endoftext|>"
+BYTE_PIECES = tuple(f"<0x{value:02X}>" for value in range(256))
+PROBE = " \t a\n\n  b\r\n\0\u00e9\U0001f600 "
+"""Text that a model which rewrites white space, or lacks a byte, does not give back."""
+LONGEST_LINE = 4096
+"""Characters of a line that SentencePiece trains on as one; a longer line is cut up."""
+
+
+class Tokenizer(ABC):
+    """What the rest of the program knows of a tokenizer."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, table: Sequence[bytes], separator: int, digest: str):
+        self.table = tuple(table)
+        """The bytes that each id stands for; none for the separator and other control ids."""
+        self.vocab_size = len(self.table)
+        self.separator = separator
+        self.digest = digest
+        """SHA-256 of what defines it."""
+
+    @abstractmethod
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids (N,) int32 of any text; raises InputError for text it has no tokens for."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json, and a .model file where there is one, into `folder`."""
+
+    @functools.cached_property
+    def byte_lengths(self) -> np.ndarray:
+        """UTF-8 bytes that each id stands for, (vocab_size,) int32."""
+        return np.array([len(piece) for piece in self.table], np.int32)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`, which need not end at the end of a character."""
+        return b"".join(self.table[token] for token in ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; what is not UTF-8 becomes U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def stream(self) -> TextStream:
+        """A decoder for ids that arrive one by one."""
+        return TextStream(self.table)
+
+
+class TextStream:
+    """Decodes id by id and never emits part of a character; all of it together is `decode`."""
+
+    def __init__(self, table: Sequence[bytes]):
+        self._table = table
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        """The text that became whole with this id, often none."""
+        return self._decoder.decode(self._table[token])
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for a character that was never finished."""
+        return self._decoder.decode(b"", final=True)
+
+
+class ByteTokenizer(Tokenizer):
+    """The 256 bytes, then the separator."""
+
+    kind = "bytes"
+
+    def __init__(self):
+        definition = _definition(self.kind)
+        table = [bytes([value]) for value in range(256)]
+        super().__init__([*table, b""], separator=256, digest=_sha256(definition))
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(_utf8(text), np.uint8).astype(np.int32)
+
+    def save(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_bytes(_definition(self.kind))
+
+
+class CharacterTokenizer(Tokenizer):
+    """The distinct characters of a corpus in code point order, then the separator."""
+
+    kind = "characters"
+
+    def __init__(self, characters: Iterable[str]):
+        self.characters = "".join(sorted(set(characters)))
+        self._definition = _definition(self.kind, characters=self.characters)
+        self._points = _code_points(self.characters)
+        table = [character.encode() for character in self.characters]
+        super().__init__([*table, b""], separator=len(table), digest=_sha256(self._definition))
+
+    def encode(self, text: str) -> np.ndarray:
+        points = _code_points(text)
+        ids = np.searchsorted(self._points, points)
+        known = self._points[np.minimum(ids, len(self._points) - 1)] == points
+        if not known.all():
+            unknown = text[int(np.argmin(known))]
+            raise InputError(
+                f"a character tokenizer knows the {len(self.characters)} characters of its corpus, "
+                f"and {unknown!r} (U+{ord(unknown):04X}) is not one of them: leave it out, or "
+                "train with another tokenizer (--data.tokenizer bytes knows every text)."
+            )
+        return ids.astype(np.int32)
+
+    def save(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_bytes(self._definition)
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model: our own, which is lossless, or any that is given.
+
+    The separator is the model's end-of-text id, else its start-of-text id, else one id more than
+    the model has. A given model that rewrites text (adds a leading space, folds white space, has no
+    bytes to fall back on) still does so, and `byte_lengths` counts what it keeps.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, model: bytes):
+        self._model = model
+        self._processor = processor = _load_model(model)
+        table = [_piece_bytes(processor, token) for token in range(processor.get_piece_size())]
+        controls = [token for token in (processor.eos_id(), processor.bos_id()) if token >= 0]
+        if not controls:
+            table.append(b"")
+        separator = controls[0] if controls else len(table) - 1
+        super().__init__(table, separator, _sha256(model))
+        byte_ids = [processor.piece_to_id(piece) for piece in BYTE_PIECES]
+        self._lossless = all(map(processor.is_byte, byte_ids)) and (
+            self.decode(processor.encode(PROBE)) == PROBE
+        )
+        self._space_mark = [byte_ids[value] for value in SPACE_MARK.encode()]
+        # No piece crosses the end of a line in our own models: line by line gives the same ids as
+        # the whole text does, 1.5 times as fast.
+        self._by_line = not any(b"\n" in piece and piece != b"\n" for piece in table)
+
+    def encode(self, text: str) -> np.ndarray:
+        _utf8(text)
+        if not self._lossless:
+            return np.array(self._processor.encode(text), np.int32)
+        parts = map(self._encode_part, text.split(SPACE_MARK))
+        return np.array(_join(parts, self._space_mark), np.int32)
+
+    def _encode_part(self, text: str) -> list[int]:
+        """The ids of text without U+2581."""
+        if not self._by_line:
+            return self._processor.encode(text)
+        lines = self._processor.encode(text.split("\n"))
+        return _join(lines, self._processor.encode("\n"))
+
+    def save(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_bytes(_definition(self.kind))
+        (folder / "tokenizer.model").write_bytes(self._model)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that was saved in `folder`; raises InputError where there is none."""
+    path = Path(folder) / "tokenizer.json"
+    try:
+        saved = json.loads(path.read_bytes())
+        if saved["kind"] == SentencePieceTokenizer.kind:
+            return SentencePieceTokenizer((Path(folder) / "tokenizer.model").read_bytes())
+        if saved["kind"] == CharacterTokenizer.kind:
+            return CharacterTokenizer(saved["characters"])
+        require(saved["kind"] == ByteTokenizer.kind, f"it has the unknown kind {saved['kind']!r}.")
+        return ByteTokenizer()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} must hold a tokenizer that this program saved, and {path.name} or the file "
+            f"beside it cannot be read ({error!r}): restore it, or delete the folder."
+        ) from error
+
+
+def read_model(path: str) -> SentencePieceTokenizer:
+    """The tokenizer of a SentencePiece .model file; raises InputError where it is none."""
+    try:
+        return SentencePieceTokenizer(Path(path).expanduser().read_bytes())
+    except (OSError, InputError) as error:
+        raise InputError(f"data.tokenizer={path!r} cannot be read: {error}") from error
+
+
+def train_sentencepiece(
+    texts: Iterable[str], vocab_size: int, sample_bytes: int
+) -> SentencePieceTokenizer:
+    """Learn a lossless byte-pair vocabulary; the same texts give the same model, byte for byte.
+
+    Args:
+      texts: the training text, read once.
+      vocab_size: ids in all: the separator, a line end, an unknown that never occurs, 256 bytes,
+        and pieces.
+      sample_bytes: the most that is learned from; of a longer text, lines spread evenly over it.
+
+    Raises:
+      InputError: a vocab_size larger or smaller than the text can give, with the limit.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(_sample_lines(texts, sample_bytes)),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            # Lossless: nothing is normalised, trimmed or added, and any byte has a piece.
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,
+            byte_fallback=True,
+            user_defined_symbols=["\n"],
+            unk_id=0,
+            eos_id=1,
+            eos_piece=SEPARATOR_PIECE,
+            bos_id=-1,
+            max_sentence_length=4 * LONGEST_LINE,
+            num_threads=2,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise InputError(_training_advice(str(error), vocab_size)) from error
+    return SentencePieceTokenizer(model.getvalue())
+
+
+def _sample_lines(texts: Iterable[str], limit: int) -> list[str]:
+    """Lines of at most `limit` bytes: every one, or every second, fourth, ... that still fits."""
+    kept: list[str] = []
+    size, stride, seen = 0, 1, 0
+    for text in texts:
+        for line in filter(None, re.split(f"[\n{SPACE_MARK}]", text)):
+            for start in range(0, len(line), LONGEST_LINE):
+                if seen % stride == 0:
+                    kept.append(line[start : start + LONGEST_LINE])
+                    size += len(kept[-1].encode())
+                seen += 1
+                while size > limit and len(kept) > 1:
+                    kept, stride = kept[::2], 2 * stride
+                    size = sum(len(line.encode()) for line in kept)
+    return kept
+
+
+def _training_advice(error: str, vocab_size: int) -> str:
+    """SentencePiece's refusal as a message for people."""
+    rule = f"a vocabulary must suit its text, and model.vocab_size={vocab_size} does not: "
+    if most := re.search(r"Please set it to a value <= (\d+)", error):
+        return rule + f"this text gives {most[1]} tokens at most. Ask for fewer, or give more text."
+    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", error):
+        return rule + f"this text needs {least[1]} at least. Ask for more, or take bytes as tokens."
+    return rule + f"SentencePiece says {error!r}. Take bytes as tokens (--data.tokenizer bytes)."
+
+
+def _load_model(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    try:
+        require(bool(model), "it is empty.")
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except (RuntimeError, InputError) as error:
+        raise InputError(f"this is not a SentencePiece model: {error}") from error
+
+
+def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, token: int) -> bytes:
+    """The bytes that a piece stands for."""
+    if processor.is_control(token) or processor.is_unknown(token):
+        return b""
+    piece = processor.id_to_piece(token)
+    if processor.is_byte(token):
+        return bytes([int(piece[1:-1], 16)])
+    return piece.replace(SPACE_MARK, " ").encode()
+
+
+def _join(parts: Iterable[list[int]], between: list[int]) -> list[int]:
+    """All ids of `parts`, with those of `between` between each two."""
+    joined: list[int] = []
+    for i, part in enumerate(parts):
+        if i:
+            joined += between
+        joined += part
+    return joined
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"text must be valid Unicode, and character {error.start} of this one is half of a "
+            f"surrogate pair, {text[error.start]!r}: it came from bytes that are not UTF-8."
+        ) from error
+
+
+def _code_points(text: str) -> np.ndarray:
+    """(N,) uint32, one for each character."""
+    _utf8(text)
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+
+
+def _definition(kind: str, **fields: str) -> bytes:
+    """What tokenizer.json holds."""
+    return json.dumps({"kind": kind, **fields}).encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

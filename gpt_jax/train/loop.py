@@ -1,0 +1,216 @@
+"""The training loop: from a config to a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gpt_jax.config import Config, require
+from gpt_jax.data.batches import train_batches, validation_batches
+from gpt_jax.data.corpus import Corpus, prepare
+from gpt_jax.data.schedule import BatchSchedule
+from gpt_jax.flops import num_params
+from gpt_jax.train.checkpoint import Checkpointer
+from gpt_jax.train.metrics import Display, MetricsLog, Record
+from gpt_jax.train.run import RunFolder, StopSignals
+from gpt_jax.train.state import TrainState
+from gpt_jax.train.step import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended."""
+
+    folder: Path
+    config: Config
+    step: int
+    metrics: Record
+    """The last value of each metric."""
+    stopped_by: str | None
+    """The signal that asked it to end early, or None at the end of the run."""
+    gzip_bits_per_byte: float
+    """What `gzip -9` makes of the validation text, to be compared with val_bits_per_byte."""
+
+
+def train(config: Config, workdir: Path) -> Outcome:
+    """Train `config` in the folder `workdir`, from its newest good checkpoint if it has one.
+
+    The same call continues a run that was ended anywhere, bit for bit on the same devices. On
+    other devices it sees the same samples in the same order, and differs by rounding.
+
+    Raises:
+      InputError: the config, the text, the folder or the devices break a rule; a checkpoint could
+        not be written; or `max_skipped_in_row` updates in a row were not finite. The last good
+        checkpoint is still there.
+    """
+    with RunFolder(workdir, config) as run, StopSignals() as stop:
+        corpus = prepare(config)
+        config = with_vocabulary(config, corpus.tokenizer.vocab_size)
+        program = Program(config)
+        run.write(config, corpus.tokenizer)
+        keep = config.checkpoint
+        with Checkpointer(run.checkpoints, keep.keep_last, keep.keep_best) as checkpointer:
+            state, step = _start(program, corpus, checkpointer)
+            with (
+                MetricsLog(run.path, step) as log,
+                Display(config, step, program.mesh.devices.flat[0].device_kind) as display,
+            ):
+                display.say(describe(program, corpus, step))
+                step = _loop(program, corpus, state, step, checkpointer, log, display, stop)
+                # The run has ended well only when its last checkpoint is on disk.
+                checkpointer.close()
+                log.write_summary(stopped_by=stop.requested)
+    gzip = corpus.validation.index.gzip_bits_per_byte
+    return Outcome(run.path, config, step, log.last, stop.requested, gzip)
+
+
+def _loop(
+    program: Program,
+    corpus: Corpus,
+    state: TrainState,
+    step: int,
+    checkpointer: Checkpointer,
+    log: MetricsLog,
+    display: Display,
+    stop: StopSignals,
+) -> int:
+    """Take steps until the tokens are spent or a signal comes; returns the steps taken."""
+    config, schedule = program.config, BatchSchedule.of(program.config)
+    rows, num_micro = program.rows, program.num_micro
+    batches = train_batches(corpus.train, config, schedule, rows, num_micro, start_step=step)
+    pending: _Pending | None = None
+    stopping = False
+    while step < schedule.num_steps and not stopping:
+        state, metrics = program.train_step(state, next(batches))
+        step += 1
+        # The step is on its way; only now is the one before it waited for and looked at, so that
+        # the device never idles for the host.
+        if pending:
+            _report(pending, config, log, display)
+        else:  # the program is compiled by now, and the clock starts
+            display.rate(schedule.start(step - 1) * config.sequence_length)
+        pending = _Pending(step, schedule.start(step) * config.sequence_length, metrics)
+        # Asked once per step: a signal between two looks would be half obeyed.
+        stopping = stop.requested is not None
+        at_end = step == schedule.num_steps
+        # Validation comes before the save, which is ranked by it; both before the next step is
+        # dispatched, which takes the state's memory for its own.
+        with display.pause():
+            if step % config.train.eval_every == 0 or at_end:
+                pending.losses = evaluate(program, state.params, corpus)
+            if step % config.checkpoint.every == 0 or at_end or stopping:
+                meta = {"data": batches.get_state(), "corpus": corpus.folder.name}
+                _save(checkpointer, state, step, meta, pending.losses.get("val_loss"))
+        checkpointer.poll()
+    if pending:
+        _report(pending, config, log, display, last=True)
+    return step
+
+
+@dataclasses.dataclass
+class _Pending:
+    """A step whose metrics are still on the device."""
+
+    step: int
+    tokens: int
+    metrics: dict[str, Any]
+    losses: Record = dataclasses.field(default_factory=dict)
+    """What validation found after this step, where there was one."""
+
+
+def _report(
+    pending: _Pending, config: Config, log: MetricsLog, display: Display, last: bool = False
+) -> None:
+    """Read a step's metrics; log them where it is time to; stop a run that has diverged."""
+    metrics = {name: value.item() for name, value in jax.device_get(pending.metrics).items()}
+    in_row = metrics.pop("skipped_in_row")
+    if last or pending.losses or in_row or pending.step % config.train.log_every == 0:
+        record = {"step": pending.step, "tokens": pending.tokens, **metrics}
+        record["tokens_per_second"] = display.rate(pending.tokens)
+        log.write(record | pending.losses)
+        display.show(record | pending.losses)
+    require(
+        in_row < config.train.max_skipped_in_row,
+        f"loss and gradients must be finite, and the last {in_row} updates were not and were "
+        f"skipped, the last at step {pending.step}: lower --optimizer.learning-rate, lengthen "
+        "--optimizer.warmup-tokens, or look at the text. The last checkpoint is from before them.",
+    )
+
+
+def evaluate(program: Program, params: Any, corpus: Corpus) -> Record:
+    """Loss over the validation split, or over its first `eval_tokens` tokens.
+
+    val_loss in nats per token, val_perplexity = exp(val_loss), and val_bits_per_byte, nats over
+    the UTF-8 bytes that the predicted tokens stand for, times log2(e): it can be compared across
+    tokenizers, and with gzip. Separators cost nats and stand for no bytes.
+    """
+    sums, num_bytes = None, 0
+    byte_lengths = corpus.tokenizer.byte_lengths
+    for batch in validation_batches(corpus.validation, program.config, program.rows):
+        found = program.eval_step(params, batch)
+        sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+        num_bytes += int((byte_lengths[batch["targets"]] * (batch["weights"] > 0)).sum())
+    assert sums is not None  # a validation split is never empty
+    nats, tokens = float(sums.nats), float(sums.weight)
+    return {
+        "val_loss": nats / tokens,
+        "val_perplexity": math.exp(min(nats / tokens, 700.0)),
+        "val_bits_per_byte": nats / math.log(2) / num_bytes,
+    }
+
+
+def with_vocabulary(config: Config, vocab_size: int) -> Config:
+    """The config with the tokenizer's vocabulary where it left the model's open."""
+    if config.model.vocab_size:
+        return config
+    model = dataclasses.replace(config.model, vocab_size=vocab_size)
+    return dataclasses.replace(config, model=model)
+
+
+def _start(program: Program, corpus: Corpus, checkpointer: Checkpointer) -> tuple[TrainState, int]:
+    """The state to go on from: the newest good checkpoint's, or a fresh one."""
+    abstract = program.abstract
+    found = checkpointer.restore(abstract.params, dataclasses.replace(abstract, params={}))
+    if found is None:
+        return program.create_state(), 0
+    step, params, rest, meta = found
+    require(
+        meta["corpus"] == corpus.folder.name,
+        "a run continues on the text it began with, and the text, its tokenizer or its split has "
+        f"changed since (digest {meta['corpus'][:12]} then, {corpus.folder.name[:12]} now): bring "
+        "it back, or train anew in another --workdir.",
+    )
+    return dataclasses.replace(rest, params=params), step
+
+
+def _save(
+    checkpointer: Checkpointer, state: TrainState, step: int, meta: dict, val_loss: float | None
+) -> None:
+    rest = dataclasses.replace(state, params={})
+    checkpointer.save(step, state.params, rest, meta, val_loss)
+
+
+def describe(program: Program, corpus: Corpus, step: int) -> str:
+    """What is about to run, in a few lines for the terminal."""
+    config, train = program.config, program.config.train
+    index = corpus.train.index
+    mesh = " x ".join(f"{name} {size}" for name, size in program.mesh.shape.items())
+    ramp = f", growing from {train.ramp_start_tokens:,}" if train.ramp_start_tokens else ""
+    lines = [
+        f"model   {num_params(config.model):,} parameters, vocabulary {config.model.vocab_size:,}, "
+        f"{config.model.dtype}",
+        f"text    {index.documents:,} documents, {index.bytes / 1e6:.1f} MB, {index.tokens:,} tokens; "
+        f"{corpus.validation.index.tokens:,} tokens held out",
+        f"devices {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}, mesh {mesh}",
+        f"batch   {train.batch_tokens:,} tokens{ramp}: {program.num_micro} micro-batches of "
+        f"{program.rows} x {config.sequence_length}",
+        f"run     {train.total_tokens:,} tokens, {train.total_tokens / index.tokens:.2f} epochs",
+    ]
+    if step:
+        lines.append(f"continuing from step {step}")
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""What a run tells: metrics.jsonl, TensorBoard events, summary.json and the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from tensorboardX import SummaryWriter
+
+from gpt_jax.config import Config
+from gpt_jax.data.schedule import BatchSchedule
+from gpt_jax.flops import peak_flops, train_flops_per_token
+from gpt_jax.train.run import write_json
+
+Record = dict[str, int | float]
+
+
+class MetricsLog:
+    """Metrics of a run on disk, from `step` on: what a killed process wrote after it is dropped.
+
+    Floats are written with all their digits, so that they read back bit for bit.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._folder, path = folder, folder / "metrics.jsonl"
+        earlier = path.read_text().splitlines() if path.exists() else []
+        records = [record for line in earlier if (record := _parsed(line)) is not None]
+        kept = [record for record in records if record["step"] <= step]
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        partial.replace(path)
+        self.last: Record = {}
+        """The last value of each metric."""
+        for record in kept:
+            self.last |= record
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, record: Record) -> None:
+        """Append a line; `record` has at least step and tokens."""
+        self.last |= record
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in record.items():
+            if name != "step":
+                self._events.add_scalar(name, value, record["step"])
+
+    def write_summary(self, **more: Any) -> None:
+        """Write summary.json: the last of each metric, and `more`."""
+        write_json(self._folder / "summary.json", self.last | more)
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def _parsed(line: str) -> Record | None:
+    """A line of metrics.jsonl; None for one that a killed process left unfinished."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+class Display:
+    """Progress on the terminal: a live bar, or plain lines where there is no terminal.
+
+    It keeps the clock of the run: tokens per second count training alone.
+    """
+
+    def __init__(self, config: Config, step: int, device_kind: str) -> None:
+        schedule, self._length = BatchSchedule.of(config), config.sequence_length
+        self._total = schedule.num_steps
+        self._tokens = self._first_tokens = schedule.start(step) * self._length
+        self._last_tokens = schedule.start(self._total) * self._length
+        self._began = self._since = time.perf_counter()
+        self._paused = 0.0
+        self._flops = train_flops_per_token(config.model, self._length)
+        self._peak = peak_flops(device_kind, config.model.dtype)
+        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        columns = (BarColumn(20), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("compiling", total=self._total, completed=step)
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Within it, no time is counted as training."""
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
+
+    def rate(self, tokens: int) -> float:
+        """Tokens per second of training since the last call; `tokens` is the count so far."""
+        now = time.perf_counter()
+        rate = (tokens - self._tokens) / max(now - self._since - self._paused, 1e-9)
+        self._tokens, self._since, self._paused = tokens, now, 0.0
+        return rate
+
+    def show(self, record: Record) -> None:
+        """The state of the run after a step, from its line of metrics.jsonl."""
+        step, tokens, rate = record["step"], record["tokens"], record["tokens_per_second"]
+        parts = [
+            f"step {step:,}/{self._total:,}",
+            f"tokens {tokens:,}",
+            f"loss {record['loss']:.4f}",
+            f"lr {record['learning_rate']:.2e}",
+            f"grad {record['gradient_norm']:.3f}",
+            f"{rate:,.0f} tok/s",
+        ]
+        if self._peak:
+            parts.append(f"MFU {rate * self._flops / jax.device_count() / self._peak:.1%}")
+        if record["skipped"]:
+            parts.append(f"skipped {record['skipped']}")
+        # Over the whole run so far, so that validations and saves are in it.
+        pace = (time.perf_counter() - self._began) / max(tokens - self._first_tokens, 1)
+        left = timedelta(seconds=int(pace * (self._last_tokens - tokens)))
+        line = "  ".join([*parts, f"left {left}"])
+        self._bar.update(self._task, completed=step, description=line)
+        if not self._console.is_terminal:
+            self.say(line)
+        if "val_loss" in record:
+            self.say(
+                f"step {step:,}: validation loss {record['val_loss']:.4f}, perplexity "
+                f"{record['val_perplexity']:.2f}, {record['val_bits_per_byte']:.4f} bits per byte"
+            )

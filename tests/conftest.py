@@ -1,0 +1,27 @@
+"""Eight fake CPU devices, warnings from our own code as errors, compiled programs kept for a run."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before jax is imported, and inherited by the processes that tests start.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+_compiled = tempfile.TemporaryDirectory(prefix="gpt_jax-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", r"error:::gpt_jax(\.|$)")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository, for the experiment files."""
+    return ROOT

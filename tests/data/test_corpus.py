@@ -1,0 +1,230 @@
+"""The cache of tokenised corpora: right, reused, whole after a kill, and never mixed up."""
+
+import dataclasses
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sentencepiece
+
+from gpt_jax.config import InputError
+from gpt_jax.data import corpus as corpus_module
+from gpt_jax.data.corpus import open_corpus, prepare
+from gpt_jax.data.sources import documents, held_out
+from gpt_jax.data.tokenizers import ByteTokenizer
+
+
+def sides(config):
+    """The (training, validation) texts that have any, as the shards should hold them."""
+    parts = [held_out(document, config.data) for document in documents(config.data)]
+    return [[part[side] for part in parts if part[side]] for side in (0, 1)]
+
+
+def texts_of(split, tokenizer):
+    """The documents of a split, decoded."""
+    flat = split.read(0, split.index.tokens).tolist()
+    assert flat[-1] == tokenizer.separator
+    found, document = [], []
+    for token in flat:
+        if token == tokenizer.separator:
+            found.append(tokenizer.decode(document))
+            document = []
+        else:
+            document.append(token)
+    return found
+
+
+@pytest.mark.parametrize("split", ["path", "position"])
+@pytest.mark.parametrize("tokenizer", ["bytes", "characters", "sentencepiece"])
+def test_the_shards_hold_the_split(experiment, split, tokenizer):
+    config = experiment(
+        vocab_size=300 if tokenizer == "sentencepiece" else 0, split=split, tokenizer=tokenizer
+    )
+    corpus = prepare(config, lambda line: None)
+    train, validation = sides(config)
+    assert texts_of(corpus.train, corpus.tokenizer) == train
+    assert texts_of(corpus.validation, corpus.tokenizer) == validation
+    for shards, texts in ((corpus.train, train), (corpus.validation, validation)):
+        tokens = shards.read(0, shards.index.tokens)
+        size = sum(len(text.encode()) for text in texts)
+        assert corpus.tokenizer.byte_lengths[tokens].sum() == shards.index.bytes == size
+        assert shards.index.documents == len(texts)
+    if split == "path":
+        assert not set(train) & set(validation)
+    everything = "".join(validation).encode()
+    figure = 8 * len(gzip.compress(everything, 9)) / len(everything)
+    assert corpus.validation.index.gzip_bits_per_byte == figure
+
+
+def test_the_cache_is_reused_and_keyed_by_what_matters(experiment, texts, monkeypatch):
+    first = prepare(experiment(), lambda line: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(ByteTokenizer, "encode", None)
+        said = []
+        again = prepare(experiment(), said.append)
+        assert again.folder == first.folder
+        assert said == []
+        assert prepare(experiment(isolate_documents=True), said.append).folder == first.folder
+    others = [
+        experiment(validation_fraction=0.4),
+        experiment(split="position"),
+        experiment(tokenizer="characters"),
+        experiment(tokenizer="sentencepiece", vocab_size=300),
+        experiment(tokenizer="sentencepiece", vocab_size=301),
+        experiment(tokenizer="sentencepiece", vocab_size=300, tokenizer_sample_bytes=3000),
+    ]
+    folders = {prepare(config, lambda line: None).folder for config in others}
+    (texts / "00.txt").write_text("Changed.")
+    folders |= {first.folder, prepare(experiment(), lambda line: None).folder}
+    assert len(folders) == len(others) + 2
+    assert not list(first.folder.parent.glob(".*"))
+
+
+def test_the_tokenizer_learns_from_training_text_only(experiment, texts):
+    config = experiment(tokenizer="sentencepiece", vocab_size=300)
+    before = prepare(config, lambda line: None).tokenizer.digest
+    for document in documents(config.data):
+        if held_out(document, config.data)[1]:
+            (texts / document.name).write_text("entirely different " * 100)
+    after = prepare(config, lambda line: None)
+    assert after.tokenizer.digest == before
+
+
+def test_a_given_model_is_copied_and_what_it_loses_is_said(experiment, texts, tmp_path):
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(texts / "39.txt"),
+        model_prefix=str(tmp_path / "given"),
+        vocab_size=40,
+        minloglevel=2,
+        hard_vocab_limit=False,
+    )
+    said = []
+    model = tmp_path / "given.model"
+    corpus = prepare(experiment(tokenizer=str(model)), said.append)
+    assert (corpus.folder / "tokenizer.model").read_bytes() == model.read_bytes()
+    assert "not lossless" in said[-1]
+
+
+BUILD = """
+import json, sys, time
+from gpt_jax.config import Config, from_dict
+from gpt_jax.data.corpus import prepare
+
+def progress(line):
+    print(line, flush=True)
+    time.sleep(float(sys.argv[2]))
+
+prepare(from_dict(Config, json.loads(sys.argv[1])), progress)
+"""
+
+
+def build(config, pause: float) -> subprocess.Popen:
+    """Another process that builds the corpus, and pauses when it has written the tokens."""
+    arguments = [json.dumps(dataclasses.asdict(config)), str(pause)]
+    return subprocess.Popen([sys.executable, "-c", BUILD, *arguments], stdout=subprocess.PIPE)
+
+
+def wait_for_line(process: subprocess.Popen) -> None:
+    assert process.stdout
+    assert process.stdout.readline().startswith(b"tokenised")
+
+
+def test_a_killed_build_leaves_nothing_that_is_read(experiment):
+    config = experiment()
+    cache = Path(config.data.cache_dir)
+    with build(config, pause=60) as process:
+        wait_for_line(process)
+        process.send_signal(signal.SIGKILL)
+    (partial,) = cache.iterdir()
+    assert partial.name.startswith(".partial-")
+    corpus = prepare(config, lambda line: None)
+    assert texts_of(corpus.train, corpus.tokenizer) == sides(config)[0]
+    assert partial.exists()  # it could be another process at work
+    long_ago = time.time() - 1e6
+    os.utime(partial, (long_ago, long_ago))
+    prepare(experiment(split="position"), lambda line: None)
+    assert not partial.exists()
+
+
+def test_two_builds_at_once_give_one_corpus(experiment):
+    config = experiment()
+    with build(config, pause=0.5) as first, build(config, pause=0.5) as second:
+        wait_for_line(first)
+        wait_for_line(second)
+    assert (first.returncode, second.returncode) == (0, 0)
+    (folder,) = Path(config.data.cache_dir).iterdir()
+    corpus = open_corpus(folder)
+    assert texts_of(corpus.validation, corpus.tokenizer) == sides(config)[1]
+
+
+def test_a_build_that_comes_second_keeps_the_first(experiment):
+    config, folders = experiment(), []
+
+    def overtake(line):
+        folders.append(prepare(config, lambda line: None).folder)
+        (folders[0] / "mark").touch()
+
+    folders.append(prepare(config, overtake).folder)
+    assert folders[0] == folders[1]
+    assert (folders[0] / "mark").exists()
+    assert list(folders[0].parent.iterdir()) == [folders[0]]
+
+
+def test_text_that_changes_meanwhile_is_refused(experiment, texts, monkeypatch):
+    def survey(config, found=corpus_module._survey):
+        result = found(config)
+        (texts / "00.txt").write_text("Changed.")
+        return result
+
+    monkeypatch.setattr(corpus_module, "_survey", survey)
+    with pytest.raises(InputError, match="must not change"):
+        prepare(experiment(), lambda line: None)
+    assert list(Path(experiment().data.cache_dir).iterdir()) == []
+
+
+def test_a_tokenizer_that_does_not_match_the_shards_is_refused(experiment):
+    one = prepare(experiment(), lambda line: None)
+    other = prepare(experiment(tokenizer="characters"), lambda line: None)
+    other.tokenizer.save(one.folder)
+    with pytest.raises(InputError, match="does not match the shards"):
+        prepare(experiment(), lambda line: None)
+
+
+def test_a_damaged_entry_is_named(experiment):
+    corpus = prepare(experiment(), lambda line: None)
+    path = corpus.validation.folder / "00000.bin"
+    data = path.read_bytes()
+    path.write_bytes(data[:-2])
+    with pytest.raises(InputError, match=f"delete the folder {corpus.folder}"):
+        prepare(experiment(), lambda line: None)
+    path.write_bytes(b"\0" + data[1:])
+    with pytest.raises(InputError, match="damaged"):
+        prepare(experiment(), lambda line: None)
+
+
+def test_vocabulary_sizes_are_checked(experiment):
+    assert prepare(experiment(vocab_size=257), lambda line: None).tokenizer.vocab_size == 257
+    with pytest.raises(InputError, match="vocab_size=256 is less than the tokenizer's 257"):
+        prepare(experiment(vocab_size=256), lambda line: None)
+    with pytest.raises(InputError, match=r"model\.vocab_size is 0: set it"):
+        prepare(experiment(tokenizer="sentencepiece"), lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "side"), [(1e-9, "validation"), (1 - 1e-9, "training")], ids=str
+)
+def test_an_empty_side_is_refused(experiment, fraction, side):
+    with pytest.raises(InputError, match=f"none of the 40 documents is in the {side} split"):
+        prepare(experiment(validation_fraction=fraction), lambda line: None)
+
+
+def test_a_cache_that_cannot_be_written_is_named(experiment, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match=r"cannot be written .*--data\.cache-dir"):
+        prepare(experiment(cache_dir=str(tmp_path / "file" / "cache")), lambda line: None)

@@ -1,0 +1,100 @@
+"""Shards: what is written is read back, and what is damaged is named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gpt_jax.config import InputError
+from gpt_jax.data.shards import ShardWriter, TokenShards
+from gpt_jax.data.tokenizers import ByteTokenizer, CharacterTokenizer
+
+TEXTS = ["ab", "c\u00e9", "a longer document", "d"]
+DOCUMENTS = [[*text.encode(), 256] for text in TEXTS]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Shards of TEXTS, of at most 8 tokens where a document allows it."""
+    with ShardWriter(tmp_path / "train", ByteTokenizer(), shard_tokens=8) as writer:
+        for text in TEXTS:
+            writer.add(text)
+        writer.finish("a digest")
+    return tmp_path / "train"
+
+
+def test_documents_are_packed_whole(folder):
+    shards = TokenShards.open(folder)
+    shards.verify()
+    expected = [DOCUMENTS[0] + DOCUMENTS[1], DOCUMENTS[2], DOCUMENTS[3]]
+    assert [tokens.tolist() for tokens in shards.tokens] == expected
+    index = shards.index
+    assert (index.documents, index.tokens, index.bytes) == (4, 27, 23)
+    assert (index.dtype, index.separator, index.vocab_size) == ("uint16", 256, 257)
+    assert (index.tokenizer, index.sources) == (ByteTokenizer().digest, "a digest")
+    assert [path.stat().st_size for path in sorted(folder.glob("*.bin"))] == [14, 36, 4]
+
+
+def test_reading_crosses_shards(folder):
+    shards = TokenShards.open(folder)
+    flat = np.concatenate(shards.tokens)
+    for start in range(len(flat) + 1):
+        for stop in range(start, len(flat) + 1):
+            assert shards.read(start, stop).tolist() == flat[start:stop].tolist()
+
+
+def test_a_large_vocabulary_takes_four_bytes(tmp_path):
+    characters = [chr(point) for point in range(0x10000, 0x20001)]
+    tokenizer = CharacterTokenizer(characters)
+    with ShardWriter(tmp_path / "train", tokenizer) as writer:
+        writer.add(characters[-1])
+        writer.finish("")
+    shards = TokenShards.open(tmp_path / "train")
+    assert shards.index.dtype == "uint32"
+    assert shards.tokens[0].tolist() == [0x10000, 0x10001]
+
+
+def test_an_unfinished_folder_has_no_index(tmp_path):
+    with ShardWriter(tmp_path / "train", ByteTokenizer()) as writer:
+        writer.add("text")
+    with pytest.raises(InputError, match=r"index\.json cannot be read.*delete the folder"):
+        TokenShards.open(tmp_path / "train")
+
+
+@pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"\0\0", lambda b: b""])
+def test_a_shard_of_the_wrong_size_is_named(folder, change):
+    path = folder / "00001.bin"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError, match=r"00001\.bin has \d+ bytes of 36: delete the folder"):
+        TokenShards.open(folder)
+
+
+def test_a_missing_shard_is_named(folder):
+    (folder / "00002.bin").unlink()
+    with pytest.raises(InputError, match=r"00002\.bin has 0 bytes of 4"):
+        TokenShards.open(folder)
+
+
+def test_a_flipped_bit_is_found(folder):
+    data = bytearray((folder / "00001.bin").read_bytes())
+    data[10] ^= 1
+    (folder / "00001.bin").write_bytes(data)
+    with pytest.raises(InputError, match=r"00001\.bin has another: it is damaged"):
+        TokenShards.open(folder).verify()
+
+
+@pytest.mark.parametrize(
+    "change", [{"format": 99}, {"dtype": "int8"}, {"tokens": "many"}, {"shards": None}]
+)
+def test_a_bad_index_is_named(folder, change):
+    path = folder / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=r"index\.json cannot be read"):
+        TokenShards.open(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])
+def test_an_unreadable_index_is_named(folder, content):
+    (folder / "index.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"index\.json cannot be read"):
+        TokenShards.open(folder)

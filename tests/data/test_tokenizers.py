@@ -1,0 +1,241 @@
+"""Tokenizers: nothing is lost, nothing in a text can pass for a separator, streams are whole."""
+
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt_jax.config import InputError
+from gpt_jax.data.tokenizers import (
+    ByteTokenizer,
+    CharacterTokenizer,
+    SentencePieceTokenizer,
+    _sample_lines,
+    load_tokenizer,
+    read_model,
+    train_sentencepiece,
+)
+
+TEXT = [
+    "def f(x):\n    return x + 1\n\n\n",
+    "The caf\u00e9\t\u2581 is open.\r\n",
+    "word word\u2581word\n" * 50,
+]
+AWKWARD = [
+    "",
+    " ",
+    "  \n \n\n",
+    "\u2581",
+    "a \u2581 b\u2581\u2581",
+    "\n\u2581\n",
+    "<|endoftext|><s></s><unk>\n<0x41>",
+    "\0\x01\t\r\n\x7f\x85\u2028",
+    "\u2047 \u2585 \ufeff \ufffd",
+    "\U0001f600e\u0301\U0010ffff",
+]
+
+
+def given_model(**options) -> bytes:
+    """A SentencePiece model with its own defaults, which are not lossless."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT * 3),
+        model_writer=model,
+        minloglevel=2,
+        hard_vocab_limit=False,
+        **options,
+    )
+    return model.getvalue()
+
+
+LEARNED = train_sentencepiece(TEXT, 300, 10_000)
+CHARACTERS = CharacterTokenizer("".join(TEXT + AWKWARD))
+NO_CONTROLS = SentencePieceTokenizer(
+    given_model(
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        bos_id=-1,
+        eos_id=-1,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+    )
+)
+LOSSLESS = pytest.mark.parametrize(
+    "tokenizer", [LEARNED, ByteTokenizer(), CHARACTERS, NO_CONTROLS], ids=lambda t: t.kind
+)
+
+
+def check(tokenizer, text):
+    """One text, there and back: whole, in a stream, byte for byte."""
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.int32
+    assert ids.ndim == 1
+    assert tokenizer.separator not in ids
+    assert all(0 <= token < tokenizer.vocab_size for token in ids)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode_bytes(ids) == text.encode()
+    assert tokenizer.byte_lengths[ids].sum() == len(text.encode())
+    stream = tokenizer.stream()
+    pieces = [stream.push(token) for token in ids]
+    assert "".join(pieces) == text
+    assert stream.flush() == ""
+
+
+@LOSSLESS
+@pytest.mark.parametrize("text", AWKWARD)
+def test_awkward_text_comes_back(tokenizer, text):
+    check(tokenizer, text)
+
+
+@given(st.text())
+def test_any_text_comes_back(text):
+    for tokenizer in (LEARNED, ByteTokenizer(), NO_CONTROLS):
+        check(tokenizer, text)
+
+
+@given(st.text(alphabet="de f\n\t\u2581\u00e9<|>", max_size=80))
+def test_text_like_the_corpus_comes_back(text):
+    check(LEARNED, text)
+    check(NO_CONTROLS, text)
+
+
+@given(st.lists(st.integers(0, LEARNED.vocab_size - 1)))
+def test_a_stream_of_any_ids_is_their_decoding(ids):
+    for tokenizer in (LEARNED, ByteTokenizer()):
+        known = [token for token in ids if token < tokenizer.vocab_size]
+        stream = tokenizer.stream()
+        text = "".join(map(stream.push, known)) + stream.flush()
+        assert text == tokenizer.decode(known)
+
+
+def test_a_stream_holds_half_a_character_back():
+    stream = ByteTokenizer().stream()
+    assert [stream.push(byte) for byte in b"a\xf0\x9f\x98\x80"] == ["a", "", "", "", "\U0001f600"]
+    assert [stream.push(byte) for byte in b"\xe2\x96"] == ["", ""]
+    assert stream.flush() == "\ufffd"
+
+
+def test_line_by_line_is_what_sentencepiece_itself_gives():
+    own = sentencepiece.SentencePieceProcessor(model_proto=LEARNED._model)
+    for text in ("def f(x):\n    return x + 1\n", "\n\nword\n \nword word\n", "no newline"):
+        assert LEARNED.encode(text).tolist() == own.encode(text)
+
+
+def test_ids_of_bytes_and_characters():
+    assert ByteTokenizer().encode("h\u00e9").tolist() == [104, 0xC3, 0xA9]
+    assert (ByteTokenizer().vocab_size, ByteTokenizer().separator) == (257, 256)
+    characters = CharacterTokenizer("hello\u00e9")
+    assert characters.characters == "ehlo\u00e9"
+    assert characters.encode("hole\u00e9").tolist() == [1, 3, 2, 0, 4]
+    assert characters.byte_lengths.tolist() == [1, 1, 1, 1, 2, 0]
+    assert characters.separator == 5
+
+
+def test_the_separator_stands_for_nothing():
+    for tokenizer in (LEARNED, ByteTokenizer(), CHARACTERS, NO_CONTROLS):
+        assert tokenizer.byte_lengths[tokenizer.separator] == 0
+        assert tokenizer.decode([tokenizer.separator]) == ""
+        assert tokenizer.byte_lengths.shape == (tokenizer.vocab_size,)
+
+
+@LOSSLESS
+def test_saved_and_loaded(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert type(loaded) is type(tokenizer)
+    assert loaded.digest == tokenizer.digest
+    assert loaded.table == tokenizer.table
+    assert loaded.separator == tokenizer.separator
+    assert loaded.encode("word").tolist() == tokenizer.encode("word").tolist()
+
+
+def test_training_is_deterministic_and_quiet(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert train_sentencepiece(TEXT, 300, 10_000).digest == LEARNED.digest
+    assert LEARNED.vocab_size == 300
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_reads_a_bounded_sample_from_all_over():
+    lines = [f"{i % 10}{i % 10} " * 20 for i in range(1000)]
+    text = "\n".join(["aa" * 500] * 100 + lines + ["zz" * 500] * 100)
+    learned = train_sentencepiece([text], 290, 30_000)
+    assert {b"aa", b"zz"} <= set(learned.table)
+
+
+def test_a_sample_is_spread_evenly_and_fits():
+    lines = [f"{i:04d}" for i in range(1000)]
+    assert _sample_lines(["\n".join(lines)], 4000) == lines
+    assert _sample_lines(["\n".join(lines)], 3999) == lines[::2]
+    assert _sample_lines(["\n".join(lines[:500]), "\n".join(lines[500:])], 550) == lines[::8]
+    assert list(map(len, _sample_lines(["x" * 10_000], 9000))) == [4096, 1808]
+
+
+def test_one_very_long_line():
+    text = "xyz" * 100_000
+    check(train_sentencepiece([text], 264, 1_000_000), text)
+
+
+def test_a_vocabulary_that_does_not_suit_names_one_that_does():
+    with pytest.raises(InputError, match=r"=5000 does not: this text gives (\d+)") as most:
+        train_sentencepiece(TEXT, 5000, 10_000)
+    largest = int(str(most.value).split("gives ")[1].split()[0])
+    assert train_sentencepiece(TEXT, largest, 10_000).vocab_size == largest
+    with pytest.raises(InputError, match=r"=100 does not: this text needs (\d+)") as least:
+        train_sentencepiece(TEXT, 100, 10_000)
+    smallest = int(str(least.value).split("needs ")[1].split()[0])
+    assert train_sentencepiece(TEXT, smallest, 10_000).vocab_size == smallest
+    with pytest.raises(InputError, match="SentencePiece says"):
+        train_sentencepiece(["\n\n"], 300, 10_000)
+
+
+def test_a_given_model_is_taken_as_it_is(tmp_path):
+    (tmp_path / "their.model").write_bytes(given_model(vocab_size=60))
+    tokenizer = read_model(str(tmp_path / "their.model"))
+    own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "their.model"))
+    ids = tokenizer.encode("word  is open\n")
+    assert ids.tolist() == own.encode("word  is open\n")
+    assert tokenizer.decode(ids) == " word is open"
+    assert tokenizer.separator == own.eos_id()
+    assert tokenizer.vocab_size == own.get_piece_size()
+
+
+def test_a_model_without_controls_gets_one_more_id():
+    assert NO_CONTROLS.separator == NO_CONTROLS.vocab_size - 1
+    assert NO_CONTROLS.vocab_size == NO_CONTROLS._processor.get_piece_size() + 1
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a model"])
+def test_a_bad_model_is_named(tmp_path, content):
+    path = tmp_path / "bad.model"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"bad\.model"):
+        read_model(str(path))
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"{", b"[]", b'{"kind": "morse"}', b'{"kind": "sentencepiece"}']
+)
+def test_a_bad_tokenizer_folder_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(InputError, match="must hold a tokenizer"):
+        load_tokenizer(Path(tmp_path))
+
+
+def test_text_that_cannot_be_encoded_is_named():
+    with pytest.raises(InputError, match=r"'z' \(U\+007A\)"):
+        CharacterTokenizer("abc").encode("abz")
+    for tokenizer in (LEARNED, ByteTokenizer(), CHARACTERS):
+        with pytest.raises(InputError, match="character 1 of this one is half of a surrogate"):
+            tokenizer.encode("a\udc80")
