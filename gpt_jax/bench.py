@@ -119,6 +119,7 @@ def _time_decode(program: Program) -> float:
     params = jax.device_put(program.create_state().params, jax.devices()[0])
     prompt = np.zeros(min(DECODE_PROMPT, config.context_length // 2), np.int32)
     count = min(DECODE_TOKENS, config.context_length - len(prompt))
+    seconds = 0.0
     for _ in range(2):  # the first time compiles
         tokens = generate_tokens(
             config, params, [prompt], count, Sampling(temperature=0), vocab_size=config.vocab_size
@@ -131,7 +132,7 @@ def _time_decode(program: Program) -> float:
     return (count - 1) / seconds
 
 
-def _peak_memory(device: jax.Device) -> int:
+def _peak_memory(device: Any) -> int:
     stats = device.memory_stats()
     if stats:
         return stats["peak_bytes_in_use"]

@@ -6,7 +6,10 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib.util
+import io
 import json
 import logging
 import sys
@@ -15,15 +18,20 @@ from pathlib import Path
 
 from gpt_jax.config import Config, InputError, require
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, or 1 for bad input, 2 for a bad command line."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] in (["train"], ["bench"]) and argv[1:2] != ["--help"] and "--help" in argv:
-        # The options of an experiment are its fields, so that it must be read to list them.
-        load_experiment(Path(argv[1]), ["--help"])
+    asks_fields = argv[:1] in (["train"], ["bench"]) and "--help" in argv[2:]
     parser = _parser()
-    known, overrides = parser.parse_known_args(argv)
+    known, overrides = parser.parse_known_args(
+        [word for word in argv if word != "--help"] if asks_fields else argv
+    )
+    if asks_fields:
+        # The options of an experiment are its fields, so that it must be read to list them.
+        overrides = ["--help"]
     if overrides and known.command == "generate":
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -38,6 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has enough; nothing is left to say, not even at exit.
         sys.stdout = None
         return 0
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        print(
+            f"error: there must be room on the disk, and there is none ({error}). What was whole "
+            "before still is, the last good checkpoint too: make room, and give the same command.",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
@@ -107,15 +124,28 @@ def load_experiment(path: Path, overrides: Sequence[str]) -> Config:
         hasattr(module, "get_config"),
         f"an experiment file must define get_config(), and {path} does not.",
     )
+    default = module.get_config()
     import tyro
 
-    return tyro.cli(
-        Config,
-        default=module.get_config(),
-        args=list(overrides),
-        prog=f"gpt-jax train {path}",
-        description="Fields of the experiment, with its values as defaults; and --workdir DIR.",
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                Config,
+                default=default,
+                args=list(overrides),
+                prog=f"gpt-jax train {path}",
+                description="Fields of the experiment, with its values as defaults.",
+            )
+    except SystemExit as exit:
+        # A rule of ours that was broken is told in our words, not in tyro's around them.
+        cause = exit.__context__
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        sys.stderr.write(said.getvalue())
+        raise
 
 
 def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:

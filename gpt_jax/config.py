@@ -90,8 +90,8 @@ class ModelConfig:
         require(period > 0, "attention_pattern is empty: name at least one kind, such as dense.")
         require(
             self.num_layers % period == 0,
-            f"attention_pattern must repeat a whole number of times over the depth, and its {period} "
-            f"kinds do not divide num_layers={self.num_layers}.",
+            "attention_pattern must repeat a whole number of times over the depth, and its "
+            f"{period} kinds do not divide num_layers={self.num_layers}.",
         )
 
     @property
@@ -202,7 +202,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over the vocabulary."""
     max_skipped_in_row: int = 10
-    """A step whose loss or gradient is not finite changes nothing; so many in a row stop the run."""
+    """A step that is not finite changes nothing; so many in a row stop the run."""
     seed: int = 0
     """Of the initial parameters, of dropout, and of the order of the data."""
     log_every: int = 10
@@ -312,8 +312,9 @@ class Config:
         return self.optimizer.decay_tokens or self.train.total_tokens
 
 
-# What may change when a run is continued: where it runs and how it is watched, not what it computes.
-# A different mesh or micro-batch sees the same samples in the same order, equal up to rounding.
+# What may change when a run is continued: where it runs and how it is watched, not what it
+# computes. A different mesh or micro-batch sees the same samples in the same order, equal up to
+# rounding.
 FREE_ON_RESUME = (
     "mesh.",
     "checkpoint.",

@@ -111,7 +111,7 @@ def _draw(
     keys_B: Array,
     how: Sampling,
 ) -> Decoding:
-    """The state after drawing a token; the draw at a place depends on the row's key and the place."""
+    """The state after drawing a token, which depends on the row's key and on the place."""
     place_keys_B = jax.vmap(jax.random.fold_in)(keys_B, position_B)
     token_B = sample(logits_BV, seen_BV, place_keys_B, how)
     seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)
@@ -131,26 +131,13 @@ def generate_tokens(
     """The tokens that continue the prompts, (B,) int32 at a time, `max_new_tokens` times.
 
     Only the first `vocab_size` tokens are drawn: those that the tokenizer knows. The next step is
-    dispatched before the last one's tokens are handed out. Raises InputError where
-    a prompt, or a prompt and what is to follow it, does not fit the model's positions.
+    dispatched before the last one's tokens are handed out. Raises InputError where a prompt is
+    empty, has tokens that the model does not know, or does not fit the model's positions together
+    with what is to follow it.
     """
-    lengths = [len(prompt) for prompt in prompts]
-    require(bool(lengths) and min(lengths) > 0, "every prompt needs at least one token.")
     require(0 <= seed < 2**32, f"seed must be in [0, 2^32), and it is {seed}.")
-    require(max_new_tokens > 0, f"max_new_tokens must be positive, and it is {max_new_tokens}.")
-    longest, context = max(lengths), config.context_length
-    require(
-        longest <= context,
-        f"a prompt must fit the model's context, and {longest} tokens are more than {context}: "
-        "shorten the prompt.",
-    )
-    require(
-        longest + max_new_tokens <= context,
-        f"prompt and new tokens must fit the model's context of {context} tokens, and {longest} + "
-        f"{max_new_tokens} do not: ask for at most {context - longest} new tokens, or shorten the "
-        "prompt.",
-    )
-    padded = min(-(-longest // BUCKET) * BUCKET, context)
+    longest = _check_fit(config, prompts, max_new_tokens)
+    padded = min(-(-longest // BUCKET) * BUCKET, config.context_length)
     # The cache holds the padding too. Its size takes few values, as each is compiled.
     capacity = -(-(padded + max_new_tokens) // BUCKET) * BUCKET
     tokens_BT = np.zeros((len(prompts), padded), np.int32)
@@ -169,6 +156,34 @@ def generate_tokens(
         yield np.asarray(token_B)
 
 
+def _check_fit(config: ModelConfig, prompts: Sequence[np.ndarray], max_new_tokens: int) -> int:
+    """The length of the longest prompt, once the model is known to be able to continue it."""
+    require(max_new_tokens > 0, f"max_new_tokens must be positive, and it is {max_new_tokens}.")
+    lengths = [len(prompt) for prompt in prompts]
+    require(bool(lengths), "there must be at least one prompt, and there are 0.")
+    require(min(lengths) > 0, f"every prompt needs a token, and the prompts have {lengths} tokens.")
+    tokens = np.concatenate(prompts)
+    unknown = tokens[(tokens < 0) | (tokens >= config.vocab_size)]
+    require(
+        len(unknown) == 0,
+        f"a prompt must be made of tokens that the model knows, and {unknown[:1]} is not one of "
+        f"its {config.vocab_size}: take the tokenizer that the model was trained with.",
+    )
+    longest, context = max(lengths), config.context_length
+    require(
+        longest <= context,
+        f"a prompt must fit the model's context, and {longest} tokens are more than {context}: "
+        "shorten the prompt.",
+    )
+    require(
+        longest + max_new_tokens <= context,
+        f"prompt and new tokens must fit the model's context of {context} tokens, and {longest} + "
+        f"{max_new_tokens} do not: ask for at most {context - longest} new tokens, or shorten the "
+        "prompt.",
+    )
+    return longest
+
+
 def generate(
     config: ModelConfig,
     params: Any,
@@ -182,9 +197,10 @@ def generate(
 ) -> Iterator[list[str]]:
     """Text that continues each prompt, in pieces as it comes: one string per prompt and turn.
 
-    A row ends before the first of the `stop` strings, or at the end of its document, and then
-    yields ""; what might be the beginning of a stop string is held back until it is known not to
-    be. Raises InputError as `generate_tokens` does. An empty prompt begins a document.
+    A row ends at the end of its document, or before the `stop` string that is complete first (the
+    longer of two at once), and then yields ""; what might be the beginning of a stop string is held
+    back until it is known not to be. An empty prompt begins a document. Raises InputError as
+    `generate_tokens` does.
     """
     ids = [
         np.asarray(tokenizer.encode(prompt) if prompt else [tokenizer.separator], np.int32)
@@ -227,9 +243,15 @@ class _Row:
     def _release(self, text: str) -> str:
         """What of the held and new text can be shown."""
         self._held += text
-        found = [place for stop in self._stop if (place := self._held.find(stop)) >= 0]
+        found = [
+            (place + len(stop), place)
+            for stop in self._stop
+            if (place := self._held.find(stop)) >= 0
+        ]
         if found:
-            text, self._held, self.ended = self._held[: min(found)], "", True
+            # By where they end: the same text ends the same way however it is cut into tokens.
+            _, place = min(found)
+            text, self._held, self.ended = self._held[:place], "", True
             return text
         may_begin = max((_overlap(self._held, stop) for stop in self._stop), default=0)
         cut = len(self._held) - may_begin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -26,12 +27,15 @@ class Sampling:
     """Only the likeliest tokens whose probabilities just reach p (Holtzman et al. 2019). 1: all."""
 
     def __post_init__(self) -> None:
-        require(self.temperature >= 0, f"temperature must not be negative: {self.temperature}.")
+        require(
+            0 <= self.temperature < math.inf,
+            f"temperature must be finite and not negative: {self.temperature}.",
+        )
         require(self.top_k >= 0, f"top_k must not be negative: {self.top_k}.")
         require(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1: {self.top_p}.")
         require(
-            self.repetition_penalty > 0,
-            f"repetition_penalty must be positive: {self.repetition_penalty}.",
+            0 < self.repetition_penalty < math.inf,
+            f"repetition_penalty must be finite and positive: {self.repetition_penalty}.",
         )
 
 
@@ -48,7 +52,10 @@ def keep_top_k(logits_BV: Array, k: int) -> Array:
 
 
 def keep_top_p(logits_BV: Array, p: float) -> Array:
-    """-inf for all but the smallest set of likeliest tokens with probability p or more."""
+    """-inf for all but the smallest set of likeliest tokens with probability p or more.
+
+    Ties with the least of them are kept; so is the likeliest token, whatever p.
+    """
     sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
     probabilities_BV = jax.nn.softmax(sorted_BV, axis=-1)
     # A token is kept while those before it have not reached p; so the first always is.
@@ -61,9 +68,10 @@ def sample(logits_BV: Array, seen_BV: Array, keys_B: Array, how: Sampling) -> Ar
     """The next token of each row, (B,) int32, each row with its own key."""
     if how.repetition_penalty != 1:
         logits_BV = penalise(logits_BV, seen_BV, how.repetition_penalty)
-    if how.temperature == 0:
+    if how.temperature < jnp.finfo(jnp.float32).tiny:
         return logits_BV.argmax(-1).astype(jnp.int32)
-    logits_BV = logits_BV / how.temperature
+    # From the top down: a low temperature then makes -inf of the others, never inf of several.
+    logits_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / how.temperature
     if how.top_k:
         logits_BV = keep_top_k(logits_BV, how.top_k)
     if how.top_p < 1:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gpt_jax.config import ModelConfig
+
+KeysAndValues = tuple[Array, Array]
+"""What a layer returns to be kept: two arrays (B, S, N, H)."""
 
 
 @flax.struct.dataclass
@@ -47,7 +52,7 @@ class KVCache:
         """The cache with the segments of the T tokens that come next."""
         place = (0, self.length)
         segments_BS = jax.lax.dynamic_update_slice(self.segment_ids_BS, segment_ids_BT, place)
-        return self.replace(segment_ids_BS=segments_BS)
+        return replace(self, segment_ids_BS=segments_BS)
 
     def by_layer(self) -> tuple[LayerCache, ...]:
         """One LayerCache per slot, its arrays stacked over the layers for `nn.scan`."""
@@ -56,7 +61,7 @@ class KVCache:
             for k, v in zip(self.keys, self.values, strict=True)
         )
 
-    def filled(self, kept: tuple[tuple[Array, Array], ...], count: int) -> KVCache:
-        """The cache after `count` more tokens, with the keys and values that the layers returned."""
-        keys, values = zip(*kept, strict=True)
-        return self.replace(keys=keys, values=values, length=self.length + count)
+    def filled(self, kept: tuple[KeysAndValues | None, ...], count: int) -> KVCache:
+        """The cache after `count` more tokens, with what the layers returned."""
+        keys, values = zip(*(pair for pair in kept if pair is not None), strict=True)
+        return replace(self, keys=keys, values=values, length=self.length + count)

@@ -13,11 +13,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import spmd
 from jax import Array
 
 from gpt_jax.config import AttentionKind, ModelConfig, require
 from gpt_jax.model.attention import MASKED, attend
-from gpt_jax.model.cache import KVCache, LayerCache
+from gpt_jax.model.cache import KeysAndValues, KVCache, LayerCache
 
 INIT_STD = 0.02
 POSITION_INIT_STD = 0.01
@@ -25,13 +26,13 @@ NORM_EPSILON = 1e-5
 
 
 def axes(letters: str) -> tuple[str | None, ...]:
-    """ "D.NH" -> ("D", None, "N", "H"): one logical axis per letter, a dot where there is none."""
+    """One logical axis per letter, a dot where there is none: D.NH is ("D", None, "N", "H")."""
     return tuple(None if letter == "." else letter for letter in letters)
 
 
 def constrain(x: Array, letters: str) -> Array:
     """Lay `x` out over the mesh as its axes say; does nothing where there is no mesh."""
-    return nn.with_logical_constraint(x, axes(letters))
+    return spmd.with_logical_constraint(x, axes(letters))
 
 
 def named(init: Any, letters: str) -> Any:
@@ -75,7 +76,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self, x_BTD: Array, segment_ids_BT: Array | None, cache: LayerCache | None
-    ) -> tuple[Array, tuple[Array, Array] | None]:
+    ) -> tuple[Array, KeysAndValues | None]:
         c, dtype = self.config, self.config.dtype
         n, h, d = c.num_heads, c.head_dim, c.embed_dim
         qkv_D3NH = self.param("qkv", normal(INIT_STD, "D.NH"), (d, 3, n, h)).astype(dtype)
@@ -143,7 +144,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x_BTD: Array, segment_ids_BT: Array | None, cache: LayerCache | None
-    ) -> tuple[Array, tuple[Array, Array] | None]:
+    ) -> tuple[Array, KeysAndValues | None]:
         c = self.config
         dropout = nn.Dropout(c.dropout, deterministic=not self.train)
         h_BTD = Norm(c, name="norm_attention")(x_BTD)
@@ -163,11 +164,11 @@ class Period(nn.Module):
     @nn.compact
     def __call__(
         self, x_BTD: Array, segment_ids_BT: Array | None, caches: tuple[LayerCache, ...] | None
-    ) -> tuple[Array, tuple[tuple[Array, Array] | None, ...]]:
+    ) -> tuple[Array, tuple[KeysAndValues | None, ...]]:
         kept = []
         for slot, kind in enumerate(self.config.attention_pattern):
             block = _rematerialised(self.config)(self.config, kind, self.train, name=f"{slot}")
-            x_BTD, k_and_v = block(x_BTD, segment_ids_BT, caches and caches[slot])
+            x_BTD, k_and_v = block(x_BTD, segment_ids_BT, None if caches is None else caches[slot])
             kept.append(k_and_v)
         return x_BTD, tuple(kept)
 
@@ -203,7 +204,7 @@ class GPT(nn.Module):
             Period,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, 0),
+            in_axes=(nn.broadcast, 0),  # pyright: ignore[reportArgumentType] (Linen says int)
             length=c.num_layers // len(c.attention_pattern),
             unroll=min(c.scan_unroll, c.num_layers // len(c.attention_pattern)),
             metadata_params={nn.PARTITION_NAME: "L"},
@@ -227,7 +228,7 @@ class GPT(nn.Module):
         segment_ids_BT: Array | None = None,
         cache: KVCache | None = None,
     ) -> tuple[Array, KVCache | None]:
-        """What the output layer reads, (B, T, D) in the compute dtype, and the cache filled further.
+        """What the output layer reads, (B, T, D) in the compute dtype; and the cache, filled.
 
         Args:
           tokens_BT: int32 token ids.
@@ -253,6 +254,7 @@ class GPT(nn.Module):
         if cache is None:
             x_BTD, _ = self.layers(x_BTD, segment_ids_BT, None)
             return self.norm_final(x_BTD), None
+        assert segment_ids_BT is not None, "a cache needs segment_ids_BT"
         cache = cache.marked(segment_ids_BT)
         x_BTD, kept = self.layers(x_BTD, segment_ids_BT, cache.by_layer())
         return self.norm_final(x_BTD), cache.filled(kept, length)
@@ -264,5 +266,7 @@ class GPT(nn.Module):
         logits_BTV = jnp.einsum(
             "BTD,VD->BTV", x_BTD, embedding_VD, preferred_element_type=jnp.float32
         )
-        exists_V = jnp.arange(c.padded_vocab_size) < c.vocab_size
-        return constrain(jnp.where(exists_V, logits_BTV, MASKED), "BTV")
+        if c.vocab_size < c.padded_vocab_size:
+            exists_V = jnp.arange(c.padded_vocab_size) < c.vocab_size
+            logits_BTV = jnp.where(exists_V, logits_BTV, MASKED)
+        return constrain(logits_BTV, "BTV")

@@ -13,6 +13,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from flax.linen import spmd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax.config import require
@@ -43,7 +44,7 @@ def shardings(boxed: Any, mesh: Mesh) -> Any:
     axis the mesh cannot divide.
     """
     logical = jax.tree.map(_axes, boxed, is_leaf=_is_boxed)
-    tree = nn.logical_to_mesh_sharding(logical, mesh, RULES)
+    tree = spmd.logical_to_mesh_sharding(logical, mesh, RULES)
     leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed))
     for (path, leaf), sharding in zip(leaves, jax.tree.leaves(tree), strict=True):
         _check_divides(jax.tree_util.keystr(path, simple=True, separator="/"), leaf, sharding)

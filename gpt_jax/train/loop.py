@@ -52,10 +52,11 @@ def train(config: Config, workdir: Path) -> Outcome:
         corpus = prepare(config)
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
         program = Program(config)
-        run.write(config, corpus.tokenizer)
         keep = config.checkpoint
         with Checkpointer(run.checkpoints, keep.keep_last, keep.keep_best) as checkpointer:
             state, step = _start(program, corpus, checkpointer)
+            # Only now is it known that this config and this text continue the run.
+            run.write(config, corpus.tokenizer)
             with (
                 MetricsLog(run.path, step) as log,
                 Display(config, step, program.mesh.devices.flat[0].device_kind) as display,
@@ -83,6 +84,7 @@ def _loop(
     config, schedule = program.config, BatchSchedule.of(program.config)
     rows, num_micro = program.rows, program.num_micro
     batches = train_batches(corpus.train, config, schedule, rows, num_micro, start_step=step)
+    first = step + 1
     pending: _Pending | None = None
     stopping = False
     while step < schedule.num_steps and not stopping:
@@ -92,23 +94,28 @@ def _loop(
         # the device never idles for the host.
         if pending:
             _report(pending, config, log, display)
-        else:  # the program is compiled by now, and the clock starts
+        elif step == first:  # the program is compiled by now, and the clock starts
             display.rate(schedule.start(step - 1) * config.sequence_length)
         pending = _Pending(step, schedule.start(step) * config.sequence_length, metrics)
         # Asked once per step: a signal between two looks would be half obeyed.
         stopping = stop.requested is not None
         at_end = step == schedule.num_steps
         # Validation comes before the save, which is ranked by it; both before the next step is
-        # dispatched, which takes the state's memory for its own.
-        with display.pause():
-            if step % config.train.eval_every == 0 or at_end:
+        # dispatched, which takes the state's memory for its own. Both wait for this step, and the
+        # clock runs until it is done.
+        if step % config.train.eval_every == 0 or at_end:
+            jax.block_until_ready(metrics)
+            with display.pause():
                 pending.losses = evaluate(program, state.params, corpus)
-            if step % config.checkpoint.every == 0 or at_end or stopping:
+        if step % config.checkpoint.every == 0 or at_end or stopping:
+            # Reported first: a run that is killed and goes on from here must not lack the line.
+            val_loss = pending.losses.get("val_loss")
+            _report(pending, config, log, display)
+            pending = None
+            with display.pause():
                 meta = {"data": batches.get_state(), "corpus": corpus.folder.name}
-                _save(checkpointer, state, step, meta, pending.losses.get("val_loss"))
+                _save(checkpointer, state, step, meta, val_loss)
         checkpointer.poll()
-    if pending:
-        _report(pending, config, log, display, last=True)
     return step
 
 
@@ -123,13 +130,11 @@ class _Pending:
     """What validation found after this step, where there was one."""
 
 
-def _report(
-    pending: _Pending, config: Config, log: MetricsLog, display: Display, last: bool = False
-) -> None:
+def _report(pending: _Pending, config: Config, log: MetricsLog, display: Display) -> None:
     """Read a step's metrics; log them where it is time to; stop a run that has diverged."""
     metrics = {name: value.item() for name, value in jax.device_get(pending.metrics).items()}
     in_row = metrics.pop("skipped_in_row")
-    if last or pending.losses or in_row or pending.step % config.train.log_every == 0:
+    if pending.losses or in_row or pending.step % config.train.log_every == 0:
         record = {"step": pending.step, "tokens": pending.tokens, **metrics}
         record["tokens_per_second"] = display.rate(pending.tokens)
         log.write(record | pending.losses)
@@ -138,7 +143,7 @@ def _report(
         in_row < config.train.max_skipped_in_row,
         f"loss and gradients must be finite, and the last {in_row} updates were not and were "
         f"skipped, the last at step {pending.step}: lower --optimizer.learning-rate, lengthen "
-        "--optimizer.warmup-tokens, or look at the text. The last checkpoint is from before them.",
+        "--optimizer.warmup-tokens, or look at the text. No checkpoint holds any of them.",
     )
 
 
@@ -204,8 +209,8 @@ def describe(program: Program, corpus: Corpus, step: int) -> str:
     lines = [
         f"model   {num_params(config.model):,} parameters, vocabulary {config.model.vocab_size:,}, "
         f"{config.model.dtype}",
-        f"text    {index.documents:,} documents, {index.bytes / 1e6:.1f} MB, {index.tokens:,} tokens; "
-        f"{corpus.validation.index.tokens:,} tokens held out",
+        f"text    {index.documents:,} documents, {index.bytes / 1e6:.1f} MB, {index.tokens:,} "
+        f"tokens; {corpus.validation.index.tokens:,} tokens held out",
         f"devices {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}, mesh {mesh}",
         f"batch   {train.batch_tokens:,} tokens{ramp}: {program.num_micro} micro-batches of "
         f"{program.rows} x {config.sequence_length}",

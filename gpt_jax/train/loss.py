@@ -36,10 +36,7 @@ def token_losses(
     With Z the softmax's normaliser and s the label smoothing:
     objective = (1 - s) (log Z - logit_target) + s (log Z - mean logit) + z_loss log^2 Z.
     """
-    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    # A comparison instead of a gather: it fuses, and its gradient is no scatter over V.
-    is_target_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
-    target_logit_BT = jnp.where(is_target_BTV, logits_BTV, 0.0).sum(-1)
+    log_z_BT, target_logit_BT = _normaliser_and_target(logits_BTV, targets_BT)
     nats_BT = log_z_BT - target_logit_BT
     objective_BT = nats_BT
     if label_smoothing > 0:
@@ -50,6 +47,38 @@ def token_losses(
     if z_loss > 0:
         objective_BT = objective_BT + z_loss * jnp.square(log_z_BT)
     return objective_BT, nats_BT
+
+
+@jax.custom_vjp
+def _normaliser_and_target(logits_BTV: Array, targets_BT: Array) -> tuple[Array, Array]:
+    """log Z and the logit of the target, two (B, T).
+
+    Its derivative is written out because it is then one pass over the logits, the largest array
+    of all: softmax from log Z, and the target by comparison, where autodiff makes several passes.
+    """
+    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    return log_z_BT, jnp.where(_is_target(logits_BTV, targets_BT), logits_BTV, 0.0).sum(-1)
+
+
+def _is_target(logits_BTV: Array, targets_BT: Array) -> Array:
+    # A comparison and not a gather: it fuses, and works on a part of a split vocabulary.
+    return jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
+
+
+def _forward(logits_BTV: Array, targets_BT: Array) -> tuple[tuple[Array, Array], tuple]:
+    outputs = _normaliser_and_target(logits_BTV, targets_BT)
+    return outputs, (logits_BTV, targets_BT, outputs[0])
+
+
+def _backward(saved: tuple, gradients: tuple[Array, Array]) -> tuple[Array, None]:
+    logits_BTV, targets_BT, log_z_BT = saved
+    of_log_z_BT, of_target_BT = gradients
+    softmax_BTV = jnp.exp(logits_BTV - log_z_BT[..., None])
+    picked_BTV = jnp.where(_is_target(logits_BTV, targets_BT), of_target_BT[..., None], 0.0)
+    return softmax_BTV * of_log_z_BT[..., None] + picked_BTV, None
+
+
+_normaliser_and_target.defvjp(_forward, _backward)
 
 
 def num_loss_chunks(length: int, padded_vocab_size: int) -> int:
@@ -84,7 +113,7 @@ def batch_loss(
     )
 
     def chunk_sums(x_BTD: Array, targets_BT: Array, weights_BT: Array) -> LossSums:
-        logits_BTV = model.apply(variables, x_BTD, method="unembed")
+        logits_BTV: Any = model.apply(variables, x_BTD, method="unembed")
         objective_BT, nats_BT = token_losses(
             logits_BTV,
             targets_BT,

@@ -14,7 +14,9 @@ from typing import Any
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from gpt_jax.config import Config
 from gpt_jax.data.schedule import BatchSchedule
@@ -32,31 +34,44 @@ class MetricsLog:
 
     def __init__(self, folder: Path, step: int) -> None:
         self._folder, path = folder, folder / "metrics.jsonl"
-        earlier = path.read_text().splitlines() if path.exists() else []
-        records = [record for line in earlier if (record := _parsed(line)) is not None]
-        kept = [record for record in records if record["step"] <= step]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        partial.replace(path)
         self.last: Record = {}
         """The last value of each metric."""
-        for record in kept:
-            self.last |= record
+        kept = []
+        for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+            record = _parsed(line)
+            if record is not None and record["step"] <= step:
+                kept.append(line)
+                self.last |= record
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(kept))
+        partial.replace(path)
         self._file = path.open("a")
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        # Not tensorboardX's SummaryWriter: it writes from a thread, and when that dies of a full
+        # disk, the run waits for it for ever.
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        self._events = EventsWriter(str(folder / "tensorboard" / "events"))
+        restart = SessionLog(status=SessionLog.START)
+        self._write_event(step + 1, session_log=restart)  # hides what came after `step`
 
     def write(self, record: Record) -> None:
         """Append a line; `record` has at least step and tokens."""
         self.last |= record
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        for name, value in record.items():
-            if name != "step":
-                self._events.add_scalar(name, value, record["step"])
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in record.items()
+            if name != "step"
+        ]
+        self._write_event(record["step"], summary=Summary(value=values))
 
     def write_summary(self, **more: Any) -> None:
         """Write summary.json: the last of each metric, and `more`."""
         write_json(self._folder / "summary.json", self.last | more)
+
+    def _write_event(self, step: int | float, **content: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=int(step), **content))
+        self._events.flush()
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -68,6 +83,8 @@ class MetricsLog:
 
 def _parsed(line: str) -> Record | None:
     """A line of metrics.jsonl; None for one that a killed process left unfinished."""
+    if not line.endswith("\n"):
+        return None
     try:
         return json.loads(line)
     except json.JSONDecodeError:

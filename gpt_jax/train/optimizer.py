@@ -15,8 +15,8 @@ from gpt_jax.config import Config, OptimizerConfig
 DECAYED = ("embedding", "qkv", "out", "up", "down")
 """Parameters under weight decay, by name: the matrices. Biases, norms and positions are not."""
 
-# The matrices inside the stacked arrays of the layers (L, ...): what Muon orthogonalises. Queries,
-# keys and values are three matrices (D, N H) each, so that axis 2 of qkv (L, D, 3, N, H) is a batch.
+# The matrices inside the stacked arrays of the layers (L, ...): what Muon orthogonalises.
+# Queries, keys and values are a matrix (D, N H) each: axis 2 of qkv (L, D, 3, N, H) is a batch.
 MUON_DIMENSIONS = {
     "qkv": MuonDimensionNumbers(reduction_axis=1, output_axis=(3, 4)),
     "out": MuonDimensionNumbers(reduction_axis=(1, 2), output_axis=3),

@@ -52,16 +52,22 @@ class RunFolder:
             not foreign or (path / "lock").exists(),
             f"--workdir must name a new folder or a run's, and {path} holds other files.",
         )
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = (path / "lock").open("a")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / "lock").open("a")
+        except OSError as error:
+            raise InputError(
+                f"--workdir must name a folder that can be written, and {path} cannot "
+                f"({error.strerror}): name another."
+            ) from error
         try:
             # The kernel drops the lock with the process, however it ends.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
             raise InputError(
-                f"one process at a time may train in a folder, and another one is at work in {path}: "
-                "wait for it, stop it, or name another --workdir."
+                "one process at a time may train in a folder, and another one is at work in "
+                f"{path}: wait for it, stop it, or name another --workdir."
             ) from None
         try:
             self._check(config)

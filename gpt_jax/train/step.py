@@ -105,7 +105,7 @@ class Program:
     batch does not divide over the mesh.
     """
 
-    def __init__(self, config: Config, devices: Sequence[jax.Device] | None = None) -> None:
+    def __init__(self, config: Config, devices: Sequence[Any] | None = None) -> None:
         self.config = config
         self.mesh = make_mesh(config.mesh, devices)
         self.rows, self.num_micro = micro_batches(config, batch_shards(self.mesh))

@@ -139,7 +139,6 @@ def test_the_array_is_named(folder, caplog):
 def test_parameters_alone_may_be_good(folder):
     """What is not read cannot fail, and what is read is not moved."""
     edit(largest_file(folder / "2" / "rest"), flip_bit)
-    before = snapshot(folder)
     assert load_params(folder)[0] == 2
     edit(largest_file(folder / "2" / "params"), flip_bit)
     before = snapshot(folder)
@@ -233,15 +232,19 @@ def test_leftovers_of_a_killed_save_are_no_step_and_go(folder):
     assert [path.name for path in folder.iterdir()] == ["1"]
 
 
+def save_and_poll(checkpointer, step):
+    checkpointer.save(step, *state(step), {"step": step})
+    while checkpointer.last_committed != step:
+        checkpointer.poll()
+
+
 def test_a_folder_that_is_lost_fails_the_save(folder):
     with Checkpointer(folder, 9, 0) as checkpointer:
         checkpointer.restore(*ABSTRACT)
         folder.rename(folder.with_name("elsewhere"))
         folder.write_text("a file now")
         with pytest.raises(CheckpointError, match=r"could not save step 3 .*Not a directory"):
-            checkpointer.save(3, *state(3), {"step": 3})
-            while True:
-                checkpointer.poll()
+            save_and_poll(checkpointer, 3)
         folder.unlink()
         folder.with_name("elsewhere").rename(folder)
         checkpointer.save(3, *state(3), {"step": 3})
@@ -390,14 +393,18 @@ def test_out_of_space(tmp_path, fault):
 
 def test_a_failing_save_does_not_hide_what_ended_the_run(tmp_path, caplog):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with (
-            pytest.raises(ZeroDivisionError),
-            Checkpointer(tmp_path, 1, 0) as checkpointer,
-        ):
+
+    def run():
+        with Checkpointer(tmp_path, 1, 0) as checkpointer:
+            save_and_poll(checkpointer, 1)
             resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limit[1]))
-            checkpointer.save(1, *state(1), {})
+            checkpointer.save(2, *state(1), {})
             raise ZeroDivisionError
+
+    try:
+        with pytest.raises(ZeroDivisionError):
+            run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert "could not save step 1" in caplog.text
+    assert "could not save step 2" in caplog.text
+    assert "the last good checkpoint is step 1" in caplog.text

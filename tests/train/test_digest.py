@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 
 def random_array(shape, dtype, rng=RNG):
     dtype = jnp.dtype(dtype)
-    if dtype == bool:
+    if dtype.kind == "b":
         return rng.random(shape) < 0.5
     return np.frombuffer(rng.bytes(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
 

@@ -1,0 +1,15 @@
+"""GPT-3 6.7B: 6.7 B parameters, 32 layers of width 4,096, 300 B tokens (GPT-3, Table 2.1).
+
+    gpt-jax train experiments/gpt3_6_7b.py --data.files 'my_corpus/*.jsonl.gz'
+
+Needs accelerators; no run of it is on record here. Without --data.files the text is Python's
+standard library, enough to try the program but not to train it.
+"""
+
+from gpt_jax.config import Config
+from gpt_jax.presets import gpt3
+
+
+def get_config() -> Config:
+    """The paper's model, batch, learning rate and schedule, as `presets` reads them."""
+    return gpt3("6_7b")

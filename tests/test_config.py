@@ -1,0 +1,308 @@
+"""Every rule of the config by example, and the config as JSON and back."""
+
+import ast
+import dataclasses
+import json
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt_jax import config as config_module
+from gpt_jax.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    InputError,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    disagreements,
+    flatten,
+    from_dict,
+)
+
+
+@pytest.mark.parametrize(
+    ("cls", "fields", "rule"),
+    [
+        (ModelConfig, {"vocab_size": -1}, "vocab_size must not be negative: -1"),
+        (ModelConfig, {"context_length": 0}, "context_length must be positive, and it is 0"),
+        (ModelConfig, {"num_layers": 0}, "num_layers must be positive, and it is 0"),
+        (ModelConfig, {"embed_dim": -8}, "embed_dim must be positive, and it is -8"),
+        (ModelConfig, {"num_heads": 0}, "num_heads must be positive, and it is 0"),
+        (ModelConfig, {"attention_window": 0}, "attention_window must be positive"),
+        (ModelConfig, {"scan_unroll": 0}, "scan_unroll must be positive"),
+        (ModelConfig, {"dropout": 1.0}, r"dropout must be in \[0.0, 1.0\), and it is 1.0"),
+        (ModelConfig, {"dropout": -0.1}, "dropout must be in .* -0.1"),
+        (
+            ModelConfig,
+            {"embed_dim": 768, "num_heads": 7},
+            "num_heads must divide embed_dim, and 7 heads do not divide a width of 768",
+        ),
+        (ModelConfig, {"attention_pattern": ()}, "attention_pattern is empty"),
+        (
+            ModelConfig,
+            {"num_layers": 5, "attention_pattern": ("dense", "banded")},
+            "attention_pattern must repeat .* 2 kinds do not divide num_layers=5",
+        ),
+        (DataConfig, {"tokenizer_sample_bytes": 0}, "tokenizer_sample_bytes must be positive"),
+        (DataConfig, {"sequence_length": -1}, "sequence_length must not be negative"),
+        (DataConfig, {"validation_fraction": 0.0}, "validation_fraction must be .* 0.0"),
+        (DataConfig, {"validation_fraction": 1.0}, "validation_fraction must be .* 1.0"),
+        (DataConfig, {"tokenizer": "words"}, "tokenizer must be one of .* 'words'"),
+        (OptimizerConfig, {"learning_rate": 0.0}, "learning_rate must be positive"),
+        (OptimizerConfig, {"learning_rate": float("nan")}, "learning_rate must be positive"),
+        (OptimizerConfig, {"eps": 0.0}, "eps must be positive"),
+        (OptimizerConfig, {"clip_norm": 0.0}, "clip_norm must be positive"),
+        (OptimizerConfig, {"b1": 1.0}, r"b1 must be in \[0.0, 1.0\)"),
+        (OptimizerConfig, {"b2": -0.5}, r"b2 must be in \[0.0, 1.0\)"),
+        (OptimizerConfig, {"weight_decay": -0.1}, "weight_decay is negative: -0.1"),
+        (OptimizerConfig, {"final_learning_rate_fraction": 1.5}, "final_learning_rate_.* 1.5"),
+        (OptimizerConfig, {"warmup_tokens": -1}, "warmup_tokens and .* must not be negative"),
+        (OptimizerConfig, {"decay_tokens": -1}, "and decay_tokens must not be negative"),
+        (TrainConfig, {"total_tokens": 0}, "total_tokens must be positive"),
+        (TrainConfig, {"batch_tokens": 0}, "batch_tokens must be positive"),
+        (TrainConfig, {"max_skipped_in_row": 0}, "max_skipped_in_row must be positive"),
+        (TrainConfig, {"log_every": 0}, "log_every must be positive"),
+        (TrainConfig, {"eval_every": 0}, "eval_every must be positive"),
+        (TrainConfig, {"label_smoothing": 1.0}, "label_smoothing must be in"),
+        (TrainConfig, {"z_loss": -1e-4}, "z_loss is negative"),
+        (TrainConfig, {"device_batch_tokens": -1}, "device_batch_tokens is negative"),
+        (TrainConfig, {"eval_tokens": -1}, "eval_tokens is negative"),
+        (TrainConfig, {"sample_tokens": -1}, "sample_tokens is negative"),
+        (TrainConfig, {"seed": -1}, "seed is negative"),
+        (TrainConfig, {"ramp_tokens": 1000}, "ramp_start_tokens and ramp_tokens.* 0 and 1000"),
+        (TrainConfig, {"ramp_start_tokens": 64}, "ramp_start_tokens and ramp_tokens.* 64 and 0"),
+        (
+            TrainConfig,
+            {"ramp_start_tokens": 8192, "ramp_tokens": 99, "batch_tokens": 4096},
+            "ramp_start_tokens=8192 must not exceed batch_tokens=4096",
+        ),
+        (CheckpointConfig, {"every": 0}, "every must be positive"),
+        (CheckpointConfig, {"keep_last": 0}, "keep_last must be positive"),
+        (CheckpointConfig, {"keep_best": -1}, "keep_best is negative"),
+        (MeshConfig, {"data": 0}, "mesh.data must be positive or -1: 0"),
+        (MeshConfig, {"fsdp": -2}, "mesh.fsdp must be positive or -1: -2"),
+        (MeshConfig, {"data": -1, "tensor": -1}, "only one mesh axis may be -1"),
+    ],
+)
+def test_a_broken_rule_is_an_error_that_names_the_field(cls, fields, rule):
+    """One example for each rule of each part, refused when it is built."""
+    with pytest.raises(InputError, match=rule):
+        cls(**fields)
+
+
+@pytest.mark.parametrize(
+    ("parts", "rule"),
+    [
+        (
+            {"data": DataConfig(sequence_length=512)},
+            "data.sequence_length=512 is more than model.context_length=256",
+        ),
+        (
+            {"train": TrainConfig(batch_tokens=1000)},
+            "train.batch_tokens .* 1000 tokens .* sequences of 256: .* 768 and 1024",
+        ),
+        (
+            {"train": TrainConfig(ramp_start_tokens=300, ramp_tokens=9000)},
+            "train.ramp_start_tokens .* 300 tokens .* 256 and 512",
+        ),
+        (
+            {"train": TrainConfig(device_batch_tokens=100)},
+            "train.device_batch_tokens .* 100 tokens .* 0 and 256",
+        ),
+        (
+            {"optimizer": OptimizerConfig(warmup_tokens=300, decay_tokens=200)},
+            "warmup_tokens=300 is more than decay_tokens=200",
+        ),
+        (
+            {
+                "optimizer": OptimizerConfig(warmup_tokens=10_000),
+                "train": TrainConfig(total_tokens=9_999),
+            },
+            "warmup_tokens=10000 is more than decay_tokens=9999",
+        ),
+    ],
+)
+def test_rules_between_the_parts(parts, rule):
+    """What only the whole experiment can break, with both numbers."""
+    with pytest.raises(InputError, match=rule):
+        Config(**parts)
+
+
+def test_values_at_the_limits_are_taken():
+    """The neighbours of what is refused."""
+    assert ModelConfig(dropout=0.0, attention_window=1, scan_unroll=1, num_heads=1)
+    assert ModelConfig(num_layers=6, attention_pattern=("dense", "banded", "banded"))
+    assert OptimizerConfig(final_learning_rate_fraction=1.0, b1=0.0, weight_decay=0.0)
+    assert DataConfig(tokenizer="folder/some.model")
+    assert MeshConfig(data=1, fsdp=-1, tensor=2)
+    assert TrainConfig(ramp_start_tokens=4096, ramp_tokens=1, batch_tokens=4096)
+    assert Config(data=DataConfig(sequence_length=256))
+    assert Config(optimizer=OptimizerConfig(warmup_tokens=10_000_000))
+
+
+def test_a_config_is_frozen():
+    """A field cannot be changed behind the checks; `replace` builds, and so checks, anew."""
+    config = Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.model.num_heads = 3
+    with pytest.raises(InputError, match="num_heads"):
+        replace(config.model, num_heads=3)
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "rows"), [(1, 128), (128, 128), (129, 256), (50257, 50304), (50304, 50304)]
+)
+def test_the_vocabulary_is_padded_to_a_multiple_of_128(vocab_size, rows):
+    """GPT-2's 50,257 tokens become the well-known 50,304."""
+    assert ModelConfig(vocab_size=vocab_size).padded_vocab_size == rows
+
+
+def test_the_padding_of_an_open_vocabulary_is_not_known():
+    """0 stands for the tokenizer's; an embedding of no rows would be a silent error."""
+    with pytest.raises(InputError, match="vocab_size is not known"):
+        _ = ModelConfig(vocab_size=0).padded_vocab_size
+
+
+def test_what_follows_from_other_fields():
+    """Lengths that are 0 fall back on the field that their docstring names."""
+    model = ModelConfig(embed_dim=96, num_heads=4, context_length=64)
+    assert (model.head_dim, model.mlp_dim) == (24, 384)
+    assert Config(model=model).sequence_length == 64
+    assert Config(model=model, data=DataConfig(sequence_length=32)).sequence_length == 32
+    assert Config(train=TrainConfig(total_tokens=5)).decay_tokens == 5
+    assert Config(optimizer=OptimizerConfig(decay_tokens=7)).decay_tokens == 7
+
+
+@given(
+    name=st.text(),
+    layers=st.integers(1, 50),
+    pattern=st.lists(st.sampled_from(["dense", "banded"]), min_size=1, max_size=3),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+    rate=st.floats(1e-300, 1e300),
+    isolate=st.booleans(),
+    files=st.lists(st.text(), max_size=3),
+    fsdp=st.sampled_from([-1, 1, 4]),
+)
+def test_json_and_back(name, layers, pattern, dtype, rate, isolate, files, fsdp):
+    """Through real JSON, where tuples are lists: the same config, floats bit for bit."""
+    config = Config(
+        name=name,
+        model=ModelConfig(
+            num_layers=layers * len(pattern), attention_pattern=tuple(pattern), dtype=dtype
+        ),
+        data=DataConfig(files=tuple(files), isolate_documents=isolate),
+        optimizer=OptimizerConfig(learning_rate=rate),
+        mesh=MeshConfig(data=1, fsdp=fsdp),
+    )
+    assert from_dict(Config, json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_fields_left_out_keep_their_defaults():
+    """A config.json of an earlier version, with fewer fields, can be read."""
+    assert from_dict(Config, {}) == Config()
+    assert from_dict(Config, {"model": {"num_layers": 6}}).model == ModelConfig(num_layers=6)
+
+
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [
+        ({"modle": {}}, "there is no field 'modle': did you mean 'model'?"),
+        ({"model": {"num_layer": 4}}, "'model.num_layer': did you mean 'num_layers'?"),
+        ({"train": {"xyzzy": 4}}, "'train.xyzzy': there are batch_tokens, "),
+        ({"model": {"num_layers": "4"}}, "model.num_layers must be of type .*int.* '4'"),
+        ({"model": {"num_layers": 4.0}}, "model.num_layers must be of type .*int.* 4.0"),
+        ({"model": {"num_layers": True}}, "model.num_layers must be of type .*int.* True"),
+        ({"model": {"num_layers": None}}, "model.num_layers must be of type .*int.* None"),
+        ({"model": {"dropout": "0.1"}}, "model.dropout must be of type .*float.* '0.1'"),
+        ({"model": {"dropout": False}}, "model.dropout must be of type .*float.* False"),
+        ({"model": {"dtype": "float16"}}, "model.dtype must be one of 'float32', 'bfloat16'"),
+        ({"model": {"attention_pattern": ["bandit"]}}, "attention_pattern .* 'bandit'"),
+        ({"model": {"attention_pattern": "dense"}}, "attention_pattern must be .* 'dense'"),
+        ({"data": {"files": ["a", 1]}}, "data.files must be of type .*str.* 1"),
+        ({"data": {"isolate_documents": 1}}, "isolate_documents must be of type .*bool.* 1"),
+        ({"name": 3}, "name must be of type .*str.* 3"),
+        ({"model": 4}, "model must be an object: 4"),
+        ([], "a config must be an object"),
+        ({"model": {"num_heads": 7}}, "num_heads must divide embed_dim"),
+    ],
+)
+def test_json_that_is_no_config_is_refused(values, rule):
+    """Unknown fields name the nearest one, ill-typed ones the type; rules hold as ever."""
+    with pytest.raises(InputError, match=rule):
+        from_dict(Config, values)
+
+
+def test_an_integer_serves_as_a_float():
+    """JSON writes 1.0 as 1 in many hands; the field is a float all the same."""
+    clip_norm = from_dict(Config, {"optimizer": {"clip_norm": 1}}).optimizer.clip_norm
+    assert type(clip_norm) is float
+
+
+def test_disagreements_name_each_field_with_both_values():
+    """What a run may not change while it is continued, in the order of the fields."""
+    ran = Config(name="a")
+    asked = replace(
+        ran, model=replace(ran.model, num_layers=6), train=replace(ran.train, total_tokens=99)
+    )
+    assert disagreements(ran, asked) == [
+        "model.num_layers: 4 in the run, 6 asked",
+        "train.total_tokens: 10000000 in the run, 99 asked",
+    ]
+    assert disagreements(ran, ran) == []
+
+
+def test_where_and_how_it_is_watched_may_change():
+    """Devices, checkpoints, logging and the closing sample do not change what is computed."""
+    ran = Config()
+    asked = Config(
+        model=ModelConfig(remat="full", scan_unroll=2),
+        data=DataConfig(cache_dir="/elsewhere"),
+        train=TrainConfig(
+            device_batch_tokens=1024,
+            log_every=1,
+            max_skipped_in_row=3,
+            sample_prompt="x",
+            sample_tokens=1,
+        ),
+        checkpoint=CheckpointConfig(every=7, keep_last=5, keep_best=0),
+        mesh=MeshConfig(data=2, fsdp=2, tensor=2),
+    )
+    assert disagreements(ran, asked) == []
+
+
+def test_every_other_field_may_not_change():
+    """Field by field: all that is not on the list above is a disagreement, and only it."""
+    free = {
+        *("model.remat", "model.scan_unroll", "data.cache_dir"),
+        *("train.device_batch_tokens", "train.log_every", "train.max_skipped_in_row"),
+        *("train.sample_prompt", "train.sample_tokens"),
+        *("checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_best"),
+        *("mesh.data", "mesh.fsdp", "mesh.tensor"),
+    }
+    ran = Config()
+    for name in flatten(ran):
+        asked = Config()
+        part = asked if "." not in name else getattr(asked, name.split(".")[0])
+        object.__setattr__(part, name.split(".")[-1], "something else")  # past all the rules
+        expected = [] if name in free else [name]
+        assert [line.split(":")[0] for line in disagreements(ran, asked)] == expected
+
+
+def test_config_needs_the_standard_library_alone(root):
+    """By its import statements, wherever they stand in the file."""
+    imported = set()
+    for node in ast.walk(ast.parse((root / "gpt_jax" / "config.py").read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(node.module)
+    assert imported
+    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names
+    assert config_module.__doc__

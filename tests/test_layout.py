@@ -1,0 +1,193 @@
+"""The shape of the whole: what may import what, how long things are, and that no knob is dead."""
+
+import ast
+import dataclasses
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpt_jax.config import Config, MeshConfig
+from gpt_jax.parallel.sharding import RULES
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "gpt_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+
+# Rooms, and which others each may import: the design's table.
+CORE = {"config", "presets", "flops", "data", "model", "parallel"}
+LEAVES = {"generate", "evaluate", "interop", "scaling", "plan"}
+TOP = {"cli", "bench"}
+MAY_IMPORT = {
+    "config": set(),
+    **dict.fromkeys(CORE - {"config"}, {"config"}),
+    "train": CORE,
+    **dict.fromkeys(LEAVES, CORE | {"train"}),
+    **dict.fromkeys(TOP, CORE | LEAVES | TOP | {"train"}),
+    # `gpt_jax.load` and its like are looked up by name when they are asked for.
+    "__init__": {"config", "model", "train"},
+}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room(path: Path) -> str:
+    """The first part of a file's place in the package: a folder, or a file at the top."""
+    return Path(relative(path)).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, at_load: bool = False) -> Iterator[str]:
+    """Absolute names of the modules that a file imports; `at_load`: not those within functions."""
+    tree = ast.parse(path.read_text())
+    lazy = {
+        id(inner)
+        for node in ast.walk(tree)
+        if at_load and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in lazy:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{relative(path)}: imports are written out in full"
+            assert node.module
+            # `from gpt_jax import config` imports gpt_jax.config.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(path: Path) -> set[str]:
+    names = (name.split(".") for name in imports(path))
+    return {parts[1] for parts in names if parts[0] == "gpt_jax"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_a_room_imports_only_from_the_rooms_to_its_left(path):
+    """Anywhere in the file, within functions and type checks too."""
+    own = room(path)
+    assert own in MAY_IMPORT, f"{own} is not a room of the design"
+    assert rooms_imported(path) - {own} <= MAY_IMPORT[own]
+
+
+def test_a_leaf_is_imported_by_nothing_but_the_top():
+    """The same table from the other side: leaves are not imported, and bench only by cli."""
+    importers = {name: {room(path) for path in FILES if name in rooms_imported(path)} for name in
+                 LEAVES | TOP}  # fmt: skip
+    for leaf in LEAVES:
+        assert importers[leaf] <= {leaf, *TOP}
+    assert importers["bench"] <= {"cli"}
+    assert importers["cli"] == set()
+    assert "cli" in importers["generate"]  # or this test looks at nothing
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if room(path) == "data"], ids=relative)
+def test_the_data_room_needs_no_device(path):
+    """Text to batches without jax, so that worker processes and tools start quickly."""
+    assert not {"jax", "jaxlib", "flax", "optax"} & {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("module", ["config", "presets", "flops", "data.schedule"])
+def test_a_file_of_arithmetic_needs_the_standard_library_alone(module):
+    """These import nothing from elsewhere, themselves or through each other."""
+    path = PACKAGE / (module.replace(".", "/") + ".py")
+    tops = {name.split(".")[0] for name in imports(path)}
+    assert tops <= sys.stdlib_module_names | {"gpt_jax"}
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after importing `module`."""
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(out.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["gpt_jax", "gpt_jax.cli", "gpt_jax.config", "gpt_jax.presets"])
+def test_importing_it_costs_nothing(module):
+    """`gpt-jax --help` answers at once: nothing heavy is loaded before a command needs it."""
+    heavy = {"jax", "numpy", "flax", "optax", "orbax", "grain", "sentencepiece", "tyro", "rich"}
+    assert not heavy & loaded_by(module)
+
+
+def test_the_command_line_imports_the_heavy_rooms_within_its_commands():
+    """The reason for the above, by its statements."""
+    names = {name for name in imports(PACKAGE / "cli.py", at_load=True)}
+    assert {name.split(".")[1] for name in names if name.startswith("gpt_jax.")} == {"config"}
+    assert not {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"gpt_jax"}
+
+
+def attributes_read() -> set[str]:
+    """Names that are read as attributes anywhere outside config.py and the presets."""
+    return {
+        node.attr
+        for path in FILES
+        if room(path) not in {"config", "presets"}
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+
+
+def test_no_knob_is_dead():
+    """Every field of the experiment is read somewhere; the mesh's are axes of the sharding table."""
+    parts = [item.default_factory for item in dataclasses.fields(Config)]
+    parts = [part for part in parts if dataclasses.is_dataclass(part) and part is not MeshConfig]
+    assert len(parts) == 5
+    fields = {item.name for part in [Config, *parts] for item in dataclasses.fields(part)}
+    assert len(fields) > 40
+    assert fields - attributes_read() == set()
+    axes = {axis for _, over in RULES for axis in over or ()}
+    assert {item.name for item in dataclasses.fields(MeshConfig)} == axes
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_builds(path):
+    """get_config() gives a Config of the file's own name; the docstring gives the command."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    assert type(config) is Config
+    assert config.name == path.stem
+    assert f"gpt-jax train experiments/{path.name}" in module.__doc__
+    assert module.get_config() == config
+
+
+def test_the_experiments_of_the_paper_are_there():
+    """One file for each size that the presets know, so that swapping the file swaps the size."""
+    from gpt_jax.presets import GPT3_SIZES
+
+    stems = {path.stem for path in EXPERIMENTS}
+    assert {f"gpt3_{size}" for size in GPT3_SIZES} <= stems
+    assert {"quickstart", "local_text"} <= stems
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_no_file_is_long_and_no_function_either(path):
+    """500 lines and 80: what does not fit is two things."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 500
+    long = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno + 1 > 80
+    }
+    assert long == {}
+
+
+def test_every_file_says_what_it_is():
+    """A docstring at the top of each module that holds anything."""
+    silent = [
+        relative(path)
+        for path in FILES
+        if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []
