@@ -16,17 +16,18 @@ from gpt_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from gpt_jax.presets import for_cpu
 
 
 def get_config() -> Config:
     """The text files of the working directory, until --data.files names others."""
     return Config(
         name="local_text",
-        model=ModelConfig(context_length=64, num_layers=4, embed_dim=128, num_heads=4),
+        model=for_cpu(ModelConfig(context_length=64, num_layers=4, embed_dim=128, num_heads=4)),
         data=DataConfig(
             files=("*.txt",), tokenizer="characters", split="position", validation_fraction=0.1
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_tokens=76_800, weight_decay=0.1),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_tokens=76_800),
         train=TrainConfig(
             total_tokens=2000 * 12 * 64, batch_tokens=12 * 64, log_every=50, eval_every=250
         ),

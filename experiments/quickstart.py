@@ -11,14 +11,17 @@ from gpt_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from gpt_jax.presets import for_cpu
 
 
 def get_config() -> Config:
     """4 layers of width 256 over 256 tokens, a vocabulary of 4,096."""
     return Config(
         name="quickstart",
-        model=ModelConfig(
-            vocab_size=4096, context_length=256, num_layers=4, embed_dim=256, num_heads=4
+        model=for_cpu(
+            ModelConfig(
+                vocab_size=4096, context_length=256, num_layers=4, embed_dim=256, num_heads=4
+            )
         ),
         data=DataConfig(validation_fraction=0.02),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_tokens=50_000),

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gpt_jax.config import Config
+from gpt_jax.config import Config, require
 from gpt_jax.data.batches import train_batches
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.data.shards import FORMAT, ShardIndex, TokenShards
@@ -41,6 +41,11 @@ def measure(config: Config) -> Figures:
     peak is not known. Peak memory is the first device's, or the process's on a CPU.
     """
     config = with_vocabulary(config, 256)
+    require(
+        config.model.context_length >= 4,
+        f"decoding is timed over some tokens, and context_length={config.model.context_length} "
+        "has no room for them.",
+    )
     endless = dataclasses.replace(
         config.train, ramp_start_tokens=0, ramp_tokens=0, total_tokens=10**15
     )

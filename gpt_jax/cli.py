@@ -163,7 +163,10 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         again = command(["train", str(options.experiment), "--workdir", str(workdir), *overrides])
         print(f"{outcome.stopped_by}: saved step {outcome.step}. To continue:\n  {again}")
         return
-    sample = _write_sample(outcome.folder, outcome.config)
+    try:
+        sample = _write_sample(outcome.folder, outcome.config)
+    except InputError as error:  # such as a prompt that is too long: no reason to hide the rest
+        sample = f"(no sample: {error})"
     metrics = outcome.metrics
     print(
         f"\n{sample}\n\n"
@@ -176,7 +179,9 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _write_sample(run: Path, config: Config) -> str:
-    """A sample of the run's model, kept in its folder as sample.txt."""
+    """A sample of the run's model, kept in its folder as sample.txt; none of 0 tokens."""
+    if config.train.sample_tokens == 0:
+        return ""
     from gpt_jax.generate.decode import generate
     from gpt_jax.generate.sampling import Sampling
     from gpt_jax.train.run import load

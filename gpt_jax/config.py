@@ -77,6 +77,7 @@ class ModelConfig:
     """Layers laid out per turn of the layer loop: 1 compiles fastest, num_layers may run faster."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require(self.vocab_size >= 0, f"vocab_size must not be negative: {self.vocab_size}.")
         require_positive(self, "context_length", "num_layers", "embed_dim", "num_heads")
         require_positive(self, "attention_window", "scan_unroll")
@@ -134,6 +135,7 @@ class DataConfig:
     """Where token shards are kept, by a digest of what they were made from; safe to delete."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_positive(self, "tokenizer_sample_bytes")
         require(self.sequence_length >= 0, "sequence_length must not be negative.")
         require(
@@ -170,6 +172,7 @@ class OptimizerConfig:
     """The gradient's global norm is cut to this."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_positive(self, "learning_rate", "eps", "clip_norm")
         require_range(self, 0.0, 1.0, "b1", "b2")
         require(self.weight_decay >= 0, f"weight_decay is negative: {self.weight_decay}.")
@@ -216,11 +219,12 @@ class TrainConfig:
     sample_tokens: int = 128
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_positive(self, "total_tokens", "batch_tokens", "max_skipped_in_row")
         require_positive(self, "log_every", "eval_every")
         require_range(self, 0.0, 1.0, "label_smoothing")
         require(self.z_loss >= 0, f"z_loss is negative: {self.z_loss}.")
-        for name in ("device_batch_tokens", "eval_tokens", "sample_tokens", "seed"):
+        for name in ("device_batch_tokens", "eval_tokens", "sample_tokens", "seed", "ramp_tokens"):
             require(getattr(self, name) >= 0, f"{name} is negative: {getattr(self, name)}.")
         require(
             (self.ramp_start_tokens > 0) == (self.ramp_tokens > 0),
@@ -245,6 +249,7 @@ class CheckpointConfig:
     """Besides the last ones, those of lowest validation loss."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_positive(self, "every", "keep_last")
         require(self.keep_best >= 0, f"keep_best is negative: {self.keep_best}.")
 
@@ -261,6 +266,7 @@ class MeshConfig:
     """Heads, the MLP and the vocabulary are split."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         sizes = dataclasses.asdict(self)
         for name, size in sizes.items():
             require(size > 0 or size == -1, f"mesh.{name} must be positive or -1: {size}.")
@@ -281,6 +287,7 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
+        require_types(self)
         length, positions = self.sequence_length, self.model.context_length
         require(
             length <= positions,
@@ -367,6 +374,16 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         require(name in hints, f"there is no field {path!r}: {nearest(name, hints)}")
         arguments[name] = _typed(hints[name], value, path)
     return cls(**arguments)
+
+
+def require_types(config: Any) -> None:
+    """Every field of `config` must be of its type: a frozen config is checked when it is built."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        # A list cannot be hashed, as a compiled program's config must be.
+        require(type(value) is not list, f"{name} must be a tuple, and it is {value!r}.")
+        if not dataclasses.is_dataclass(value):
+            _typed(hint, value, name)
 
 
 def _typed(hint: Any, value: Any, path: str) -> Any:

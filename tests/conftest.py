@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, warnings from our own code as errors, compiled programs kept for a run."""
+"""Eight fake CPU devices, warnings from our own code as errors, one compilation cache a run."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 
-import pytest
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 

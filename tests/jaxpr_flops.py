@@ -3,6 +3,7 @@
 import math
 
 import jax
+from jax.extend.core import jaxprs_in_params
 
 
 def dot_flops(function, *args):
@@ -18,6 +19,6 @@ def _count(jaxpr):
             depth = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
             total += 2 * depth * math.prod(eqn.outvars[0].aval.shape)
         assert eqn.primitive.name != "while", "a loop of unknown length cannot be counted"
-        inner = sum(_count(sub) for sub in jax.core.jaxprs_in_params(eqn.params))
+        inner = sum(_count(sub) for sub in jaxprs_in_params(eqn.params))
         total += eqn.params.get("length", 1) * inner if eqn.primitive.name == "scan" else inner
     return total

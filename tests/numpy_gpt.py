@@ -41,9 +41,7 @@ def norm_backward(dy, p, saved):
 
 def attention(x, p, window):
     q, k, v = (np.einsum("btd,dnh->bnth", x, p["qkv"][:, i]) for i in range(3))
-    q, k, v = (
-        y + bias[None, :, None] for y, bias in zip((q, k, v), p["qkv_bias"], strict=True)
-    )
+    q, k, v = (y + bias[None, :, None] for y, bias in zip((q, k, v), p["qkv_bias"], strict=True))
     length, scale = x.shape[1], q.shape[-1] ** -0.5
     scores = scale * np.einsum("bnth,bnsh->bnts", q, k)
     for t in range(length):

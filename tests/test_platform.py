@@ -1,44 +1,51 @@
-"""Settings of the machine: ours are defaults, the user's win."""
+"""Freed memory stays with the process."""
 
-import os
+import platform as python_platform
+import subprocess
+import sys
 
 import pytest
 
+COUNT_FAULTS = """
+import ctypes, resource, sys, threading
 from gpt_jax.parallel import platform
 
+if "configured" in sys.argv:
+    platform.configure()
 
-@pytest.mark.parametrize(
-    ("ours", "users", "expected"),
-    [
-        ("--a=1 --b=2", "--a=0", "--a=1 --b=2 --a=0"),
-        ("--a=1", None, "--a=1"),
-        ("", "--a=0 --c", "--a=0 --c"),
-    ],
+libc, size = ctypes.CDLL(None), 64 << 20
+libc.malloc.restype = ctypes.c_void_p
+libc.memset.argtypes = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
+libc.free.argtypes = (ctypes.c_void_p,)
+
+def work():
+    for _ in range(2):
+        block = libc.malloc(size)
+        libc.memset(block, 1, size)
+        libc.free(block)
+
+def faults():
+    # As in XLA, where other threads than the first allocate.
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+print(faults())
+"""
+
+
+def count_faults(*arguments: str) -> int:
+    command = [sys.executable, "-c", COUNT_FAULTS, *arguments]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(
+    python_platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is configured"
 )
-def test_our_flags_come_before_the_users(monkeypatch, ours, users, expected):
-    """XLA takes the last of two equal flags, so that what the user says stands."""
-    monkeypatch.setattr(platform, "CPU_XLA_FLAGS", ours)
-    monkeypatch.setenv("XLA_FLAGS", "to be put back")
-    if users is None:
-        monkeypatch.delenv("XLA_FLAGS")
-    else:
-        monkeypatch.setenv("XLA_FLAGS", users)
-    platform.configure()
-    assert os.environ["XLA_FLAGS"] == expected
-
-
-def test_the_users_flags_stay_with_the_flags_that_we_ship(monkeypatch):
-    """Whatever CPU_XLA_FLAGS is, what the user set is the end of the line."""
-    monkeypatch.setenv("XLA_FLAGS", "--xla_users_own=1")
-    platform.configure()
-    assert os.environ["XLA_FLAGS"].endswith("--xla_users_own=1")
-    assert os.environ["XLA_FLAGS"].startswith(platform.CPU_XLA_FLAGS)
-
-
-def test_no_flags_at_all_leave_the_environment_alone(monkeypatch):
-    """An empty XLA_FLAGS is not set where there was none."""
-    monkeypatch.setattr(platform, "CPU_XLA_FLAGS", "")
-    monkeypatch.setenv("XLA_FLAGS", "to be put back")
-    monkeypatch.delenv("XLA_FLAGS")
-    platform.configure()
-    assert "XLA_FLAGS" not in os.environ
+def test_memory_that_is_freed_is_not_faulted_in_again():
+    """Twice 64 MiB are 32,768 pages of 4 KiB: all faulted in by default, hardly any after."""
+    assert count_faults() > 32_000
+    assert count_faults("configured") < 1_000

@@ -91,7 +91,7 @@ def _read(
 ) -> tuple[Array, KVCache]:
     """Logits (B, V) after the last of the tokens."""
     model, variables = GPT(config), {"params": params}
-    x_BTD, filled = model.apply(
+    hidden: Any = model.apply(
         variables,
         tokens_BT,
         positions_BT=positions_BT,
@@ -99,7 +99,8 @@ def _read(
         cache=cache,
         method="hidden",
     )
-    logits_BTV = model.apply(variables, x_BTD[:, -1:], method="unembed")
+    x_BTD, filled = hidden
+    logits_BTV: Any = model.apply(variables, x_BTD[:, -1:], method="unembed")
     return logits_BTV[:, 0], filled
 
 

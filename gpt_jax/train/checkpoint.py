@@ -66,7 +66,7 @@ class Checkpointer:
         self._keep_last, self._keep_best = keep_last, keep_best
         self._folder.mkdir(parents=True, exist_ok=True)
         self._clear_partial()
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._orbax = _writer()
         self._saving: int | None = None
         self._val_losses: dict[int, float | None] = {}
         for step in _steps(self._folder):
@@ -185,7 +185,7 @@ class Checkpointer:
         with suppress(Exception):
             self._orbax.wait_until_finished()
         # Errors of one save surface from Orbax more than once; the next save must not meet them.
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._orbax = _writer()
         self._saving = None
         self._clear_partial()
         last = "there is no good checkpoint known before it"
@@ -222,6 +222,13 @@ class Checkpointer:
         taken = sum(1 for path in home.iterdir() if path.name.split("-")[0] == str(step))
         (self._folder / str(step)).rename(home / (f"{step}-{taken}" if taken else str(step)))
         self._val_losses.pop(step, None)
+
+
+def _writer() -> ocp.AsyncCheckpointer:
+    # Folders made in the background, the default, leave threads behind when that fails: the
+    # process could not end for the 20 minutes that they wait.
+    options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
 
 
 def load_params(
@@ -315,6 +322,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def _restore_items(path: Path, items: dict[str, Any]) -> dict[str, Any]:
     """Read Orbax items; whatever is wrong with the files is a `_DamagedError`."""
+    _hush_abandoned_reads()
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
         try:
             found = orbax.restore(path, args=ocp.args.Composite(**items))
@@ -322,7 +330,6 @@ def _restore_items(path: Path, items: dict[str, Any]) -> dict[str, Any]:
             cause = error.__cause__ or error
             if isinstance(cause, MemoryError | jax.errors.JaxRuntimeError):
                 raise  # too little memory is no fault of the files
-            _hush_abandoned_reads()
             raise _DamagedError(f"{_listed(items)} cannot be read: {_reason(cause)}") from error
     return {name: found[name] for name in items}
 

@@ -51,7 +51,7 @@ def train_step(
         return sums.objective / tokens, sums.nats / tokens
 
     loss, grads = _accumulate(objective, state.params, batch["weights"].sum(1) > 0)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     samples = state.samples + rows.astype(jnp.int32)
     rate = learning_rate(config, samples)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)

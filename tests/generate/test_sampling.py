@@ -134,7 +134,7 @@ def test_the_penalty_comes_before_greedy():
     assert draw([5.0, 3.0], how, seen=(0, 1)) == [0]
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1e-37, 0.5), (1e-37, 1.0), (1e-300, 0.5)])
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.2e-38, 0.5), (1.2e-38, 1.0), (1e-300, 0.5)])
 def test_a_very_low_temperature_is_greedy(temperature, top_p):
     """The limit, where the logits over the temperature are more than a float32 holds."""
     how = Sampling(temperature=temperature, top_p=top_p)

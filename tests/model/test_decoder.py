@@ -39,7 +39,7 @@ def zeros(config):
 
 @pytest.fixture(scope="module")
 def params():
-    return moved(zeros(CONFIG))
+    return jax.tree.map(jnp.asarray, moved(zeros(CONFIG)))
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,8 @@ def test_dropout_keeps_the_mean_and_follows_its_key(monkeypatch):
     for array in (params["embedding"], layer["attention"]["out_bias"], layer["mlp"]["down_bias"]):
         array[...] = sign
     params["norm_final"]["scale"][...] = 1e6
-    apply = partial(GPT(config, train=True).apply, {"params": params}, np.zeros((32, 16), "int32"))
+    variables = {"params": jax.tree.map(jnp.asarray, params)}
+    apply = partial(GPT(config, train=True).apply, variables, jnp.zeros((32, 16), jnp.int32))
     drop = jax.jit(lambda key: apply(rngs={"dropout": key}, method="hidden")[0])
     x = np.asarray(drop(jax.random.key(0))) * sign
     variance = 5 * (1 - 1 / 8)

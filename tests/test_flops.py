@@ -1,0 +1,110 @@
+"""Sizes against published numbers, FLOPs against those that JAX has traced."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from jaxpr_flops import dot_flops
+
+from gpt_jax.config import ModelConfig
+from gpt_jax.flops import (
+    forward_flops_per_token,
+    num_non_embedding_params,
+    num_params,
+    peak_flops,
+    train_flops_per_token,
+)
+from gpt_jax.model.decoder import GPT
+from gpt_jax.presets import gpt3
+
+TINY = ModelConfig(vocab_size=128, context_length=32, num_layers=4, embed_dim=24, num_heads=3)
+TOKENS = jnp.zeros((1, 16), jnp.int32)
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "heads", "count"),
+    [(12, 768, 12, 124_439_808), (48, 1600, 25, 1_557_611_200)],
+    ids=["gpt2", "gpt2-xl"],
+)
+def test_gpt_2_has_the_parameters_that_its_release_has(layers, width, heads, count):
+    model = ModelConfig(
+        vocab_size=50257,
+        context_length=1024,
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=heads,
+    )
+    assert num_params(model) == count
+
+
+def test_gpt_3_has_175_billion():
+    """By hand: 96 layers of 12 x 12288^2 + 13 x 12288, 52,305 rows of tables, and a last norm."""
+    model = gpt3("175b").model
+    assert num_non_embedding_params(model) == 96 * (1_811_939_328 + 159_744) + 24_576
+    assert num_params(model) == 173_961_535_488 + 642_723_840 == 174_604_259_328
+
+
+def test_the_count_is_the_model_s_own():
+    """Of all arrays by `eval_shape`, but for the rows that pad the vocabulary."""
+    model = dataclasses.replace(TINY, vocab_size=100)
+    shapes = nn.unbox(jax.eval_shape(GPT(model).init, jax.random.key(0), TOKENS))
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == num_params(model) + 28 * 24
+
+
+def traced(model, length):
+    """FLOPs of the matrix products of one forward pass, per token."""
+    tokens = jnp.zeros((1, length), jnp.int32)
+    shapes = nn.unbox(jax.eval_shape(GPT(model).init, jax.random.key(0), tokens))
+    return dot_flops(GPT(model).apply, shapes, tokens) / length
+
+
+@pytest.mark.parametrize("length", [16, 32])
+def test_a_dense_forward_pass_costs_what_is_traced(length):
+    """Exactly, where one chunk of queries meets the whole sequence."""
+    assert forward_flops_per_token(TINY, length) == traced(TINY, length)
+
+
+def test_a_banded_layer_is_counted_by_its_window():
+    """By hand: 4 layers of 24 x 24^2 in matrices and 4 x 24 a key, and 2 x 24 x 128 at the end."""
+    model = dataclasses.replace(TINY, attention_pattern=("dense", "banded"), attention_window=8)
+    keys = 16 + 8 + 16 + 8
+    assert forward_flops_per_token(model, 16) == 4 * 13_824 + 96 * keys + 6_144
+    # A window wider than the sequence is the sequence.
+    wide = dataclasses.replace(model, attention_window=100)
+    assert forward_flops_per_token(wide, 16) == forward_flops_per_token(TINY, 16)
+
+
+def test_the_padding_of_the_vocabulary_is_no_work():
+    one_less = dataclasses.replace(TINY, vocab_size=127)
+    assert forward_flops_per_token(TINY, 16) - forward_flops_per_token(one_less, 16) == 48
+
+
+def test_training_costs_three_forward_passes():
+    assert train_flops_per_token(TINY, 16) == 3 * forward_flops_per_token(TINY, 16)
+    # Kaplan's 6 N, to which attention and the output layer add little in a wide model.
+    model = gpt3("175b").model
+    ratio = train_flops_per_token(model, 2048) / (6 * num_non_embedding_params(model))
+    assert 1.0 < ratio < 1.03
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
+        ("NVIDIA H200", "float32", 494e12),
+        ("NVIDIA A100-SXM4-80GB", "bfloat16", 312e12),
+        ("NVIDIA A100-SXM4-80GB", "float32", 156e12),
+        ("TPU v4", "bfloat16", 275e12),
+        # The longest name that fits, and not TPU v5, which is another chip.
+        ("TPU v5 lite", "bfloat16", 197e12),
+        ("TPU v5", "bfloat16", 459e12),
+        ("TPU v5p", "bfloat16", 459e12),
+        ("TPU v6 lite", "float32", 918e12),
+        ("cpu", "float32", None),
+        ("NVIDIA GeForce RTX 4090", "bfloat16", None),
+    ],
+)
+def test_the_peak_is_the_chip_s_own_or_unknown(kind, dtype, peak):
+    assert peak_flops(kind, dtype) == peak
