@@ -1,8 +1,10 @@
 """Causal attention, dense and locally banded, as pure functions.
 
-Queries are taken in chunks, and each chunk meets only the keys it can see: a dense layer computes
-the causal triangle (to within a chunk) and a banded layer computes its band, and the scores of all
-T x T pairs never exist at once. A chunk's scores are made again in the backward pass.
+Long sequences are taken in chunks of queries, one after the other, and each chunk meets only the
+keys it may see: a dense layer computes not much more than the causal triangle, a banded layer its
+band, and the scores of all T x T pairs never exist at once. A chunk's scores are made again in the
+backward pass. The chunks run in `lax.scan` because XLA would compute unrolled ones side by side,
+with the memory of all of them.
 """
 
 from __future__ import annotations
@@ -52,28 +54,66 @@ def attend(
       dropout_rate, dropout_key: dropout on the attention probabilities where a key is given.
     """
     length, num_keys = q_BTNH.shape[1], k_BSNH.shape[1]
-    outs = []
-    for low in range(0, length, QUERY_CHUNK):
-        high = min(low + QUERY_CHUNK, length)
-        if start is None:
-            first, last = (0 if window is None else max(0, low - window + 1)), high
-            query_T = jnp.arange(low, high)
-        else:
-            first, last = 0, num_keys
-            query_T = start + jnp.arange(low, high)
-        seen_BTS = visible(query_T, jnp.arange(first, last), window)[None]
-        if segment_ids is not None:
-            of_query_BT, of_key_BS = segment_ids
-            same = of_query_BT[:, low:high, None] == of_key_BS[:, None, first:last]
-            seen_BTS = seen_BTS & same
-        chunk = partial(_attend_chunk, dropout_rate=dropout_rate)
-        if length > QUERY_CHUNK:
-            chunk = jax.checkpoint(chunk)
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, low)
-        outs.append(
-            chunk(q_BTNH[:, low:high], k_BSNH[:, first:last], v_BSNH[:, first:last], seen_BTS, key)
+    size = min(length, QUERY_CHUNK)
+    num_chunks = -(-length // size)
+    offset = 0 if start is None else start
+    of_query_BT, of_key_BS = (None, None) if segment_ids is None else segment_ids
+    q_BTNH, of_query_BT = (_pad_queries(x, num_chunks * size) for x in (q_BTNH, of_query_BT))
+
+    def chunk(low: Array, width: int) -> Array:
+        """The `size` queries from place `low` of T on, over the `width` keys they may see."""
+        query_T = offset + low + jnp.arange(size)
+        first = 0 if window is None else jnp.clip(query_T[0] - window + 1, 0, num_keys - width)
+        seen_BTS = visible(query_T, first + jnp.arange(width), window)[None]
+        some_queries = partial(
+            jax.lax.dynamic_slice_in_dim, start_index=low, slice_size=size, axis=1
         )
-    return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
+        some_keys = partial(
+            jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=width, axis=1
+        )
+        if of_query_BT is not None:
+            same_BTS = some_queries(of_query_BT)[:, :, None] == some_keys(of_key_BS)[:, None, :]
+            seen_BTS = seen_BTS & same_BTS
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, low)
+        q, k, v = some_queries(q_BTNH), some_keys(k_BSNH), some_keys(v_BSNH)
+        return _attend_chunk(q, k, v, seen_BTS, key, dropout_rate)
+
+    groups = _groups(num_chunks, size, num_keys, window, start is None)
+    if num_chunks == 1:
+        return chunk(jnp.int32(0), groups[0][2])
+    outs = []
+    for begin, end, width in groups:
+        remade = jax.checkpoint(partial(chunk, width=width))
+        lows = size * jnp.arange(begin, end)
+        outs.append(jax.lax.scan(lambda _, low, f=remade: (None, f(low)), None, lows)[1])
+    y_CBTNH = jnp.concatenate(outs)
+    y_BTNH = jnp.moveaxis(y_CBTNH, 0, 1).reshape(q_BTNH.shape)
+    return y_BTNH[:, :length]
+
+
+def _pad_queries(x: Array | None, length: int) -> Array | None:
+    """`x` with zeros after its T places; what they attend to is cut off again."""
+    if x is None or x.shape[1] == length:
+        return x
+    return jnp.pad(x, [(0, length - x.shape[1] if axis == 1 else 0) for axis in range(x.ndim)])
+
+
+def _groups(
+    num_chunks: int, size: int, num_keys: int, window: int | None, aligned: bool
+) -> list[tuple[int, int, int]]:
+    """Chunks [begin, end) that meet the same number of keys, as (begin, end, keys).
+
+    A chunk of a banded layer meets its band. Those of a dense layer meet all keys up to the last
+    chunk of their group, and groups double, so that there are few: [0, 1), [1, 2), [2, 4), ...
+    With queries further along than the keys' beginning (not `aligned`) there is one, over all keys.
+    """
+    if window is not None:
+        return [(0, num_chunks, min(size + window - 1, num_keys))]
+    if not aligned:
+        return [(0, num_chunks, num_keys)]
+    ends = [min(2**n, num_chunks) for n in range((num_chunks - 1).bit_length() + 1)]
+    begins = [0, *ends[:-1]]
+    return [(b, e, min(e * size, num_keys)) for b, e in zip(begins, ends, strict=True)]
 
 
 def _attend_chunk(

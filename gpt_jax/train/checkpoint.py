@@ -14,7 +14,6 @@ function here. Folders are local or on a shared file system that renames atomica
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
@@ -40,6 +39,22 @@ from gpt_jax.train.digest import named_leaves, tree_digest
 log = logging.getLogger("gpt_jax")
 # Orbax logs every failure several times over, with tracebacks; what matters is raised below.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+_earlier_hook = sys.unraisablehook
+
+
+def _unraisable_hook(unraisable: Any) -> None:
+    """Keep quiet about the reads and writes that Orbax leaves behind when one of them has failed.
+
+    It closes its event loop under them, and each then prints a page of traceback, some of them
+    later: they would bury our one line that says what is damaged or not saved, and why.
+    """
+    code = getattr(unraisable.object, "cr_code", None)
+    in_orbax = code is not None and "orbax" in code.co_filename
+    if not in_orbax and str(unraisable.exc_value) != "Event loop is closed":
+        _earlier_hook(unraisable)
+
+
+sys.unraisablehook = _unraisable_hook
 
 
 class CheckpointError(InputError):
@@ -322,7 +337,6 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def _restore_items(path: Path, items: dict[str, Any]) -> dict[str, Any]:
     """Read Orbax items; whatever is wrong with the files is a `_DamagedError`."""
-    _hush_abandoned_reads()
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
         try:
             found = orbax.restore(path, args=ocp.args.Composite(**items))
@@ -332,24 +346,6 @@ def _restore_items(path: Path, items: dict[str, Any]) -> dict[str, Any]:
                 raise  # too little memory is no fault of the files
             raise _DamagedError(f"{_listed(items)} cannot be read: {_reason(cause)}") from error
     return {name: found[name] for name in items}
-
-
-@functools.cache
-def _hush_abandoned_reads() -> None:
-    """Keep quiet about the reads that Orbax leaves behind when the first of them has failed.
-
-    It closes its event loop under them, and each then prints a page of traceback, some of them
-    later: they would bury our one line that says which checkpoint is damaged and why.
-    """
-    earlier_hook = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        code = getattr(unraisable.object, "cr_code", None)
-        in_orbax = code is not None and "orbax" in code.co_filename
-        if not in_orbax and str(unraisable.exc_value) != "Event loop is closed":
-            earlier_hook(unraisable)
-
-    sys.unraisablehook = hook
 
 
 def _layout(tree: Any) -> dict[str, list[Any]]:

@@ -115,7 +115,6 @@ def test_eight_devices_then_four_then_one(tiny, tmp_path, finished):
     run = shutil.copytree(finished, tmp_path / "run")
     drop_after(run, 8)
     process = start("train", tiny, "--workdir", run, "--checkpoint.every", "1", devices=4)
-    wait_for_step(run, 9, process)  # line 9 and later are gone as soon as the run continues at 8
     deadline = time.monotonic() + 300
     while max(saved_steps(run)) < 12 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
@@ -140,8 +139,6 @@ def test_eight_devices_then_four_then_one(tiny, tmp_path, finished):
     one, eight = saved(run, STEPS), saved(finished, STEPS)
     for name in ("step", "samples"):
         assert one[f"rest['{name}']"] == eight[f"rest['{name}']"]
-    # And on eight again, from there: the finished run reads as such, with the same sample.
-    assert (run / "sample.txt").read_text() == (finished / "sample.txt").read_text()
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(
