@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if overrides and known.command == "generate":
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    # After a save that failed it has pages to tell of the writes that Orbax left behind.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         known.run(known, overrides)
     except InputError as error:

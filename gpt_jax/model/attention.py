@@ -57,8 +57,9 @@ def attend(
     size = min(length, QUERY_CHUNK)
     num_chunks = -(-length // size)
     offset = 0 if start is None else start
-    of_query_BT, of_key_BS = (None, None) if segment_ids is None else segment_ids
-    q_BTNH, of_query_BT = (_pad_queries(x, num_chunks * size) for x in (q_BTNH, of_query_BT))
+    q_BTNH = _pad_queries(q_BTNH, num_chunks * size)
+    if segment_ids is not None:
+        segment_ids = _pad_queries(segment_ids[0], num_chunks * size), segment_ids[1]
 
     def chunk(low: Array, width: int) -> Array:
         """The `size` queries from place `low` of T on, over the `width` keys they may see."""
@@ -71,9 +72,9 @@ def attend(
         some_keys = partial(
             jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=width, axis=1
         )
-        if of_query_BT is not None:
-            same_BTS = some_queries(of_query_BT)[:, :, None] == some_keys(of_key_BS)[:, None, :]
-            seen_BTS = seen_BTS & same_BTS
+        if segment_ids is not None:
+            of_query_BT, of_key_BS = some_queries(segment_ids[0]), some_keys(segment_ids[1])
+            seen_BTS = seen_BTS & (of_query_BT[:, :, None] == of_key_BS[:, None, :])
         key = None if dropout_key is None else jax.random.fold_in(dropout_key, low)
         q, k, v = some_queries(q_BTNH), some_keys(k_BSNH), some_keys(v_BSNH)
         return _attend_chunk(q, k, v, seen_BTS, key, dropout_rate)
@@ -91,9 +92,9 @@ def attend(
     return y_BTNH[:, :length]
 
 
-def _pad_queries(x: Array | None, length: int) -> Array | None:
+def _pad_queries(x: Array, length: int) -> Array:
     """`x` with zeros after its T places; what they attend to is cut off again."""
-    if x is None or x.shape[1] == length:
+    if x.shape[1] == length:
         return x
     return jnp.pad(x, [(0, length - x.shape[1] if axis == 1 else 0) for axis in range(x.ndim)])
 
