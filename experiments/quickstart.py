@@ -24,10 +24,10 @@ def get_config() -> Config:
             )
         ),
         data=DataConfig(validation_fraction=0.02),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_tokens=50_000),
+        optimizer=OptimizerConfig(name="muon", learning_rate=5e-3, warmup_tokens=50_000),
         train=TrainConfig(
-            total_tokens=1_000_000,
-            batch_tokens=16 * 256,
+            total_tokens=700_000,
+            batch_tokens=8 * 256,
             eval_every=100,
             sample_prompt="def ",
         ),

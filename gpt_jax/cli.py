@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has enough; nothing is left to say, not even at exit.
+        # Whoever read our output has enough; nothing can be said any more, not even at exit.
         sys.stdout = None
-        return 0
+        return 0 if known.command == "generate" else 1
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_experiment(path: Path, overrides: Sequence[str]) -> Config:
+def load_experiment(path: Path, overrides: Sequence[str], command: str = "train") -> Config:
     """The config of an experiment file with fields overridden from the command line.
 
     Raises InputError where the file is missing or has no get_config(), or a value breaks a rule;
@@ -136,7 +136,7 @@ def load_experiment(path: Path, overrides: Sequence[str]) -> Config:
                 Config,
                 default=default,
                 args=list(overrides),
-                prog=f"gpt-jax train {path}",
+                prog=f"gpt-jax {command} {path}",
                 description="Fields of the experiment, with its values as defaults.",
             )
     except SystemExit as exit:
@@ -238,7 +238,7 @@ def _generate(options: argparse.Namespace, _: Sequence[str]) -> None:
 
 
 def _bench(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    config = load_experiment(options.experiment, overrides)
+    config = load_experiment(options.experiment, overrides, "bench")
     from gpt_jax.parallel import platform
 
     platform.configure()

@@ -155,7 +155,7 @@ class OptimizerConfig:
     """GPT-3's recipe (appendix B) is the default: AdamW, warm-up, cosine to a tenth, clip at 1."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """muon orthogonalises the updates of the hidden matrices and leaves the rest to AdamW."""
+    """muon orthogonalises the updates of the layers' matrices and leaves the rest to Adam."""
     learning_rate: float = 1e-3
     """The peak, reached when warm-up ends."""
     final_learning_rate_fraction: float = 0.1

@@ -10,7 +10,8 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 _compiled = tempfile.TemporaryDirectory(prefix="gpt_jax-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
-
+# Compiling is most of the suite's time, and half of it is spent on speed that no test needs.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 import pytest  # noqa: E402
 

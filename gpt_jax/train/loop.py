@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.config import Config, require
-from gpt_jax.data.batches import train_batches, validation_batches
+from gpt_jax.data.batches import TrainBatches, train_batches, validation_batches
 from gpt_jax.data.corpus import Corpus, prepare
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.flops import num_params
@@ -48,21 +48,24 @@ def train(config: Config, workdir: Path) -> Outcome:
         not be written; or `max_skipped_in_row` updates in a row were not finite. The last good
         checkpoint is still there.
     """
-    with RunFolder(workdir, config) as run, StopSignals() as stop:
+    with RunFolder(workdir, config) as run:
         corpus = prepare(config)
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
         program = Program(config)
         keep = config.checkpoint
         with Checkpointer(run.checkpoints, keep.keep_last, keep.keep_best) as checkpointer:
-            state, step = _start(program, corpus, checkpointer)
+            state, step, batches = _start(program, corpus, checkpointer)
             # Only now is it known that this config and this text continue the run.
             run.write(config, corpus.tokenizer)
             with (
                 MetricsLog(run.path, step) as log,
                 Display(config, step, program.mesh.devices.flat[0].device_kind) as display,
+                StopSignals() as stop,
             ):
                 display.say(describe(program, corpus, step))
-                step = _loop(program, corpus, state, step, checkpointer, log, display, stop)
+                step = _loop(
+                    program, corpus, batches, state, step, checkpointer, log, display, stop
+                )
                 # The run has ended well only when its last checkpoint is on disk.
                 checkpointer.close()
                 log.write_summary(stopped_by=stop.requested)
@@ -73,6 +76,7 @@ def train(config: Config, workdir: Path) -> Outcome:
 def _loop(
     program: Program,
     corpus: Corpus,
+    batches: TrainBatches,
     state: TrainState,
     step: int,
     checkpointer: Checkpointer,
@@ -82,8 +86,6 @@ def _loop(
 ) -> int:
     """Take steps until the tokens are spent or a signal comes; returns the steps taken."""
     config, schedule = program.config, BatchSchedule.of(program.config)
-    rows, num_micro = program.rows, program.num_micro
-    batches = train_batches(corpus.train, config, schedule, rows, num_micro, start_step=step)
     first = step + 1
     pending: _Pending | None = None
     stopping = False
@@ -113,8 +115,7 @@ def _loop(
             _report(pending, config, log, display)
             pending = None
             with display.pause():
-                meta = {"data": batches.get_state(), "corpus": corpus.folder.name}
-                _save(checkpointer, state, step, meta, val_loss)
+                _save(checkpointer, program, corpus, batches, state, step, val_loss)
         checkpointer.poll()
     return step
 
@@ -177,12 +178,17 @@ def with_vocabulary(config: Config, vocab_size: int) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-def _start(program: Program, corpus: Corpus, checkpointer: Checkpointer) -> tuple[TrainState, int]:
-    """The state to go on from: the newest good checkpoint's, or a fresh one."""
-    abstract = program.abstract
+def _start(
+    program: Program, corpus: Corpus, checkpointer: Checkpointer
+) -> tuple[TrainState, int, TrainBatches]:
+    """State, step and batches to go on from: the newest good checkpoint's, or fresh ones."""
+    abstract, schedule = program.abstract, BatchSchedule.of(program.config)
+    batches = train_batches(
+        corpus.train, program.config, schedule, program.rows, program.num_micro
+    )
     found = checkpointer.restore(abstract.params, dataclasses.replace(abstract, params={}))
     if found is None:
-        return program.create_state(), 0
+        return program.create_state(), 0, batches
     step, params, rest, meta = found
     require(
         meta["corpus"] == corpus.folder.name,
@@ -190,12 +196,25 @@ def _start(program: Program, corpus: Corpus, checkpointer: Checkpointer) -> tupl
         f"changed since (digest {meta['corpus'][:12]} then, {corpus.folder.name[:12]} now): bring "
         "it back, or train anew in another --workdir.",
     )
-    return dataclasses.replace(rest, params=params), step
+    batches.set_state(meta["data"])
+    return dataclasses.replace(rest, params=params), step, batches
 
 
 def _save(
-    checkpointer: Checkpointer, state: TrainState, step: int, meta: dict, val_loss: float | None
+    checkpointer: Checkpointer,
+    program: Program,
+    corpus: Corpus,
+    batches: TrainBatches,
+    state: TrainState,
+    step: int,
+    val_loss: float | None,
 ) -> None:
+    """Save all that the run is: state, position in the data, config, and which text it was."""
+    meta = {
+        "data": batches.get_state(),
+        "config": dataclasses.asdict(program.config),
+        "corpus": corpus.folder.name,
+    }
     rest = dataclasses.replace(state, params={})
     checkpointer.save(step, state.params, rest, meta, val_loss)
 

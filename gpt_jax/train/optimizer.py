@@ -49,7 +49,8 @@ def learning_rate(config: Config, samples: Array) -> Array:
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW or Muon, at a learning rate of 1: the step multiplies it in.
 
-    With Muon, what is no matrix of a layer goes through Adam without weight decay.
+    With Muon, what is no matrix of a layer goes through Adam, with Nesterov's momentum (Optax
+    gives both halves the same) and without weight decay.
     """
     o = config
     if o.name == "muon":

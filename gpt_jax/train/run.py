@@ -52,6 +52,7 @@ class RunFolder:
             not foreign or (path / "lock").exists(),
             f"--workdir must name a new folder or a run's, and {path} holds other files.",
         )
+        self._made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = (path / "lock").open("a")
@@ -79,6 +80,14 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        """Let go of the folder, and remove it if it is ours and nothing was written to it."""
+        lock = self.path / "lock"
+        if self._made and [*self.path.iterdir()] == [lock]:
+            lock.unlink()
+            self.path.rmdir()
         self._lock.close()
 
     def _check(self, config: Config) -> None:
