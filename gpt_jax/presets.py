@@ -21,8 +21,8 @@ from gpt_jax.config import (
 def for_cpu(model: ModelConfig) -> ModelConfig:
     """`model` with the settings that train fastest on a CPU, as measured for the README.
 
-    Layers laid out one after the other instead of looped over, float32 (XLA multiplies bfloat16
-    on a CPU at half that speed), and nothing computed twice. XLA's own flags are best left alone.
+    Layers laid out one after the other instead of looped over, float32 (on a CPU XLA is slower in
+    bfloat16), and nothing computed twice. `parallel/platform.py` has what is set per process.
     """
     return dataclasses.replace(model, scan_unroll=model.num_layers, dtype="float32", remat="none")
 

@@ -1,8 +1,7 @@
 """Settings of the process that make training on a CPU fast; on other platforms they cost nothing.
 
 XLA allocates its temporaries anew for every step. By default glibc takes them from the system and
-gives them back each time, and the page faults cost up to a fifth of a step. No flag of XLA's own
-was found to help (see the README).
+gives them back each time, and the page faults cost a quarter of a step (figures in the README).
 """
 
 from __future__ import annotations

@@ -183,9 +183,7 @@ def _start(
 ) -> tuple[TrainState, int, TrainBatches]:
     """State, step and batches to go on from: the newest good checkpoint's, or fresh ones."""
     abstract, schedule = program.abstract, BatchSchedule.of(program.config)
-    batches = train_batches(
-        corpus.train, program.config, schedule, program.rows, program.num_micro
-    )
+    batches = train_batches(corpus.train, program.config, schedule, program.rows, program.num_micro)
     found = checkpointer.restore(abstract.params, dataclasses.replace(abstract, params={}))
     if found is None:
         return program.create_state(), 0, batches
