@@ -17,7 +17,7 @@ from gpt_jax.presets import for_cpu
 
 
 def get_config() -> Config:
-    """4 layers of width 256 over 256 tokens, a vocabulary of 4,096, 3 M tokens."""
+    """4 layers of width 256 over 256 tokens, a vocabulary of 4,096, 2 M tokens."""
     return Config(
         name="stdlib_small",
         model=for_cpu(
@@ -28,7 +28,7 @@ def get_config() -> Config:
         data=DataConfig(validation_fraction=0.02),
         optimizer=OptimizerConfig(name="muon", learning_rate=5e-3, warmup_tokens=100_000),
         train=TrainConfig(
-            total_tokens=3_000_000, batch_tokens=16 * 256, eval_every=100, sample_prompt="def "
+            total_tokens=2_000_000, batch_tokens=16 * 256, eval_every=100, sample_prompt="def "
         ),
         checkpoint=CheckpointConfig(every=100),
     )
