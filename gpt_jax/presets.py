@@ -27,6 +27,24 @@ def for_cpu(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, scan_unroll=model.num_layers, dtype="float32", remat="none")
 
 
+def small_stdlib() -> Config:
+    """A GPT for a CPU on the source of Python's standard library: 4 layers of width 256.
+
+    The base of `experiments/quickstart.py` and `experiments/stdlib_small.py`, which hold out the
+    same files and so compare. With so few tokens Muon is far ahead of AdamW.
+    """
+    model = ModelConfig(
+        vocab_size=4096, context_length=256, num_layers=4, embed_dim=256, num_heads=4
+    )
+    return Config(
+        model=for_cpu(model),
+        data=DataConfig(validation_fraction=0.02),
+        optimizer=OptimizerConfig(name="muon", learning_rate=5e-3),
+        train=TrainConfig(eval_every=100, sample_prompt="def "),
+        checkpoint=CheckpointConfig(every=100),
+    )
+
+
 GPT3_VOCAB = 50257
 """GPT-2's byte-pair vocabulary, which the paper keeps (section 2.1)."""
 GPT3_CONTEXT = 2048
