@@ -12,11 +12,16 @@ import importlib.util
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpt_jax.config import Config, InputError, require
+
+if TYPE_CHECKING:
+    from gpt_jax.data.tokenizers import Tokenizer
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -84,9 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     generate = add("generate", "write text with a trained model")
     generate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
     generate.add_argument(
-        "--prompt", action="append", help="text to continue; more than one makes a batch"
+        "--prompt",
+        action="append",
+        help="text to continue; more than one makes a batch, which is printed when it is done",
     )
-    generate.add_argument("--max-new-tokens", type=int, default=100)
+    generate.add_argument(
+        "--max-new-tokens", type=int, help="default: 100, or what the context has room for"
+    )
     generate.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token")
     generate.add_argument("--top-k", type=int, default=0, help="of the k likeliest; 0: of all")
     generate.add_argument("--top-p", type=float, default=1.0, help="of the likeliest that add to p")
@@ -146,7 +155,10 @@ def load_experiment(path: Path, overrides: Sequence[str], command: str = "train"
             cause = cause.__context__
         if cause is not None:
             raise cause from None
-        sys.stderr.write(said.getvalue())
+        # The same words without the frame that tyro draws around them.
+        words = re.sub(r"[\u2500-\u257f]+", " ", said.getvalue()).split()
+        if words:
+            print(f"error: {' '.join(words)}", file=sys.stderr)
         raise
 
 
@@ -165,19 +177,20 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         again = command(["train", str(options.experiment), "--workdir", str(workdir), *overrides])
         print(f"{outcome.stopped_by}: saved step {outcome.step}. To continue:\n  {again}")
         return
+    metrics, prompt = outcome.metrics, outcome.config.train.sample_prompt
+    same = "all held-out text" if outcome.config.train.eval_tokens else "the same text"
+    print(
+        f"\nvalidation loss {metrics['val_loss']:.4f}, perplexity "
+        f"{metrics['val_perplexity']:.2f}, {metrics['val_bits_per_byte']:.4f} bits per byte "
+        f"(gzip -9 on {same}: {outcome.gzip_bits_per_byte:.4f})\n",
+        flush=True,
+    )
     try:
         sample = _write_sample(outcome.folder, outcome.config)
     except InputError as error:  # such as a prompt that is too long: no reason to hide the rest
         sample = f"(no sample: {error})"
-    metrics = outcome.metrics
-    print(
-        f"\n{sample}\n\n"
-        f"validation loss {metrics['val_loss']:.4f}, perplexity {metrics['val_perplexity']:.2f}, "
-        f"{metrics['val_bits_per_byte']:.4f} bits per byte "
-        f"(gzip -9 on the same text: {outcome.gzip_bits_per_byte:.4f})\n"
-        f"run     {outcome.folder}\n"
-        f"more    {command(['generate', str(outcome.folder), '--prompt', 'def '])}"
-    )
+    more = ["generate", str(outcome.folder), *(["--prompt", prompt] if prompt else [])]
+    print(f"{sample}\n\nrun     {outcome.folder}\nmore    {command(more)}")
 
 
 def _write_sample(run: Path, config: Config) -> str:
@@ -190,7 +203,7 @@ def _write_sample(run: Path, config: Config) -> str:
 
     _, params, tokenizer = load(run)
     prompt = config.train.sample_prompt
-    room = config.model.context_length - max(len(tokenizer.encode(prompt)), 1)
+    room = _room(config, tokenizer, [prompt])
     pieces = generate(
         config.model,
         params,
@@ -201,8 +214,14 @@ def _write_sample(run: Path, config: Config) -> str:
         seed=config.train.seed,
     )
     text = prompt + "".join(piece for (piece,) in pieces)
-    (run / "sample.txt").write_text(text)
+    (run / "sample.txt").write_text(text, encoding="utf-8")
     return text
+
+
+def _room(config: Config, tokenizer: Tokenizer, prompts: Sequence[str]) -> int:
+    """Tokens that the context has room for after the longest prompt, and 1 where it has none."""
+    longest = max(len(tokenizer.encode(prompt)) if prompt else 1 for prompt in prompts)
+    return max(config.model.context_length - longest, 1)
 
 
 def _generate(options: argparse.Namespace, _: Sequence[str]) -> None:
@@ -216,12 +235,15 @@ def _generate(options: argparse.Namespace, _: Sequence[str]) -> None:
     how = Sampling(options.repetition_penalty, options.temperature, options.top_k, options.top_p)
     config, params, tokenizer = load(options.run_folder)
     prompts = options.prompt or [""]
+    most = options.max_new_tokens
+    if most is None:
+        most = min(100, _room(config, tokenizer, prompts))
     pieces = generate(
         config.model,
         params,
         tokenizer,
         prompts,
-        max_new_tokens=options.max_new_tokens,
+        max_new_tokens=most,
         how=how,
         stop=options.stop,
         seed=options.seed,

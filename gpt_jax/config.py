@@ -167,7 +167,7 @@ class OptimizerConfig:
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
-    """On matrices only: never on biases, norms or positions."""
+    """On matrices only: never on biases, norms or positions; with muon not on the embedding."""
     clip_norm: float = 1.0
     """The gradient's global norm is cut to this."""
 
@@ -246,7 +246,7 @@ class CheckpointConfig:
     """Steps between checkpoints; there is always one at the end, and one at SIGTERM or Ctrl-C."""
     keep_last: int = 2
     keep_best: int = 1
-    """Besides the last ones, those of lowest validation loss."""
+    """Besides the last ones, those of lowest validation loss, of the steps that were validated."""
 
     def __post_init__(self) -> None:
         require_types(self)

@@ -159,7 +159,6 @@ def generate_tokens(
 
 def _check_fit(config: ModelConfig, prompts: Sequence[np.ndarray], max_new_tokens: int) -> int:
     """The length of the longest prompt, once the model is known to be able to continue it."""
-    require(max_new_tokens > 0, f"max_new_tokens must be positive, and it is {max_new_tokens}.")
     lengths = [len(prompt) for prompt in prompts]
     require(bool(lengths), "there must be at least one prompt, and there are 0.")
     require(min(lengths) > 0, f"every prompt needs a token, and the prompts have {lengths} tokens.")
@@ -176,6 +175,7 @@ def _check_fit(config: ModelConfig, prompts: Sequence[np.ndarray], max_new_token
         f"a prompt must fit the model's context, and {longest} tokens are more than {context}: "
         "shorten the prompt.",
     )
+    require(max_new_tokens > 0, f"max_new_tokens must be positive, and it is {max_new_tokens}.")
     require(
         longest + max_new_tokens <= context,
         f"prompt and new tokens must fit the model's context of {context} tokens, and {longest} + "

@@ -1,4 +1,4 @@
-"""Settings of the process that make training on a CPU fast; on other platforms they cost nothing.
+"""Settings of the process that make training on a CPU fast; `presets.for_cpu` has the model's.
 
 XLA allocates its temporaries anew for every step. By default glibc takes them from the system and
 gives them back each time, and the page faults cost a quarter of a step (figures in the README).

@@ -213,7 +213,8 @@ class Checkpointer:
 
     def _retire(self) -> None:
         """Delete the steps that neither `keep_last` nor `keep_best` holds."""
-        steps = _steps(self._folder)
+        # A step without an intact record is none, and takes no good one's place.
+        steps = [step for step in _steps(self._folder) if step in self._val_losses]
         losses = ((self._val_losses.get(step), step) for step in steps)
         ranked = sorted(x for x in losses if x[0] is not None and math.isfinite(x[0]))
         kept = {*steps[-self._keep_last :], *(step for _, step in ranked[: self._keep_best])}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from gpt_jax.config import Config, require
 from gpt_jax.data.batches import TrainBatches, train_batches, validation_batches
@@ -68,9 +67,12 @@ def train(config: Config, workdir: Path) -> Outcome:
                 )
                 # The run has ended well only when its last checkpoint is on disk.
                 checkpointer.close()
-                log.write_summary(stopped_by=stop.requested)
+                # A signal during the last step stopped nothing.
+                early = step < BatchSchedule.of(config).num_steps
+                stopped_by = stop.requested if early else None
+                log.write_summary(stopped_by=stopped_by)
     gzip = corpus.validation.index.gzip_bits_per_byte
-    return Outcome(run.path, config, step, log.last, stop.requested, gzip)
+    return Outcome(run.path, config, step, log.last, stopped_by, gzip)
 
 
 def _loop(
@@ -92,6 +94,7 @@ def _loop(
     while step < schedule.num_steps and not stopping:
         state, metrics = program.train_step(state, next(batches))
         step += 1
+        display.advance(step)
         # The step is on its way; only now is the one before it waited for and looked at, so that
         # the device never idles for the host.
         if pending:
@@ -155,14 +158,14 @@ def evaluate(program: Program, params: Any, corpus: Corpus) -> Record:
     the UTF-8 bytes that the predicted tokens stand for, times log2(e): it can be compared across
     tokenizers, and with gzip. Separators cost nats and stand for no bytes.
     """
-    sums, num_bytes = None, 0
+    sums, num_bytes = [], 0
     byte_lengths = corpus.tokenizer.byte_lengths
     for batch in validation_batches(corpus.validation, program.config, program.rows):
-        found = program.eval_step(params, batch)
-        sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+        sums.append(program.eval_step(params, batch))
         num_bytes += int((byte_lengths[batch["targets"]] * (batch["weights"] > 0)).sum())
-    assert sums is not None  # a validation split is never empty
-    nats, tokens = float(sums.nats), float(sums.weight)
+    # Each batch's sum is float32; theirs is Python's, as there may be very many.
+    nats = math.fsum(float(batch.nats) for batch in sums)
+    tokens = math.fsum(float(batch.weight) for batch in sums)
     return {
         "val_loss": nats / tokens,
         "val_perplexity": math.exp(min(nats / tokens, 700.0)),

@@ -13,7 +13,7 @@ from gpt_jax.config import TrainConfig
 from gpt_jax.model.decoder import GPT
 
 MAX_LOGITS = 2**24
-"""Logits of one sequence that may exist at once; beyond it the sequence is taken in parts."""
+"""Logits that may exist at once on a device; beyond it, sequences are taken in parts."""
 
 
 @flax.struct.dataclass
@@ -81,22 +81,29 @@ def _backward(saved: tuple, gradients: tuple[Array, Array]) -> tuple[Array, None
 _normaliser_and_target.defvjp(_forward, _backward)
 
 
-def num_loss_chunks(length: int, padded_vocab_size: int) -> int:
-    """Parts of equal length that a sequence's logits are made in, each of MAX_LOGITS at most."""
+def num_loss_chunks(length: int, padded_vocab_size: int, rows: int = 1) -> int:
+    """Equal parts in which the logits of `rows` sequences are made, each of MAX_LOGITS at most."""
     return next(
         n
         for n in range(1, length + 1)
-        if length % n == 0 and (length // n * padded_vocab_size <= MAX_LOGITS or n == length)
+        if length % n == 0
+        and (rows * (length // n) * padded_vocab_size <= MAX_LOGITS or n == length)
     )
 
 
 def batch_loss(
-    model: GPT, params: Any, batch: dict[str, Array], config: TrainConfig, rngs: Any = None
+    model: GPT,
+    params: Any,
+    batch: dict[str, Array],
+    config: TrainConfig,
+    rngs: Any = None,
+    shards: int = 1,
 ) -> LossSums:
     """Loss sums of a micro-batch.
 
     `batch` holds inputs and targets (B, T) int32, weights (B,) or (B, T) float32 and, where
-    documents are kept apart, positions and segment_ids (B, T) int32.
+    documents are kept apart, positions and segment_ids (B, T) int32. `shards` is the number of
+    parts that B is split in over the mesh.
     """
     variables = {"params": params}
     x_BTD, _ = model.apply(
@@ -125,8 +132,8 @@ def batch_loss(
             (objective_BT * weights_BT).sum(), (nats_BT * weights_BT).sum(), weights_BT.sum()
         )
 
-    length = targets_BT.shape[1]
-    num_chunks = num_loss_chunks(length, model.config.padded_vocab_size)
+    rows, length = targets_BT.shape
+    num_chunks = num_loss_chunks(length, model.config.padded_vocab_size, -(-rows // shards))
     if num_chunks == 1:
         return chunk_sums(x_BTD, targets_BT, weights_BT)
 

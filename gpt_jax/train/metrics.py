@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
@@ -107,7 +108,8 @@ class Display:
         self._flops = train_flops_per_token(config.model, self._length)
         self._peak = peak_flops(device_kind, config.model.dtype)
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        columns = (BarColumn(20), TextColumn("{task.description}"))
+        text = TextColumn("{task.description}", table_column=Column(no_wrap=False))
+        columns = (BarColumn(20), text) if self._console.width > 120 else (text,)
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._task = self._bar.add_task("compiling", total=self._total, completed=step)
 
@@ -121,6 +123,11 @@ class Display:
     def say(self, text: str) -> None:
         """A line that stays."""
         self._console.print(text, markup=False)
+
+    def advance(self, step: int) -> None:
+        """`step` is under way, and so the program is compiled."""
+        compiling = self._bar.tasks[self._task].description == "compiling"
+        self._bar.update(self._task, completed=step, description="training" if compiling else None)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -139,8 +146,12 @@ class Display:
     def show(self, record: Record) -> None:
         """The state of the run after a step, from its line of metrics.jsonl."""
         step, tokens, rate = record["step"], record["tokens"], record["tokens_per_second"]
+        # Over the whole run so far, so that validations and saves are in it.
+        pace = (time.perf_counter() - self._began) / max(tokens - self._first_tokens, 1)
+        left = timedelta(seconds=int(pace * (self._last_tokens - tokens)))
         parts = [
             f"step {step:,}/{self._total:,}",
+            f"left {left}",
             f"tokens {tokens:,}",
             f"loss {record['loss']:.4f}",
             f"lr {record['learning_rate']:.2e}",
@@ -151,10 +162,7 @@ class Display:
             parts.append(f"MFU {rate * self._flops / jax.device_count() / self._peak:.1%}")
         if record["skipped"]:
             parts.append(f"skipped {record['skipped']}")
-        # Over the whole run so far, so that validations and saves are in it.
-        pace = (time.perf_counter() - self._began) / max(tokens - self._first_tokens, 1)
-        left = timedelta(seconds=int(pace * (self._last_tokens - tokens)))
-        line = "  ".join([*parts, f"left {left}"])
+        line = "  ".join(parts)
         self._bar.update(self._task, completed=step, description=line)
         if not self._console.is_terminal:
             self.say(line)

@@ -30,13 +30,15 @@ def train_step(
     model: GPT,
     tx: optax.GradientTransformation,
     config: Config,
+    shards: int = 1,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update from a batch of A micro-batches, arrays (A, B, T) and weights (A, B).
 
     Rows of weight 0 fill the batch up while it is still growing; micro-batches of nothing else
-    are not computed. An update that is not finite leaves parameters and optimizer as they were.
-    Returns the new state and scalars: loss (nats per token), gradient_norm (before clipping),
-    learning_rate, skipped and skipped_in_row.
+    are not computed. `shards` is the number of parts that B is split in over the mesh. An update
+    that is not finite leaves parameters and optimizer as they were. Returns the new state and
+    scalars: loss (nats per token), gradient_norm (before clipping), learning_rate, skipped and
+    skipped_in_row.
     """
     length = batch["inputs"].shape[-1]
     rows = (batch["weights"] > 0).sum()
@@ -45,7 +47,7 @@ def train_step(
     def objective(params: Any, index: Array) -> tuple[Array, Array]:
         micro = jax.tree.map(lambda x: x[index], batch)
         rngs = {"dropout": jax.random.fold_in(key, index)}
-        sums = batch_loss(model, params, micro, config.train, rngs)
+        sums = batch_loss(model, params, micro, config.train, rngs, shards)
         # Divided by the tokens of the whole batch: the micro-batches' gradients then just add up.
         tokens = (batch["weights"].sum() * length).astype(jnp.float32)
         return sums.objective / tokens, sums.nats / tokens
@@ -93,9 +95,11 @@ def _accumulate(objective: Callable, params: Any, filled_A: Array) -> tuple[Arra
     return jax.lax.fori_loop(0, filled_A.sum(), add, zero)
 
 
-def eval_step(params: Any, batch: Batch, *, model: GPT, config: Config) -> LossSums:
+def eval_step(
+    params: Any, batch: Batch, *, model: GPT, config: Config, shards: int = 1
+) -> LossSums:
     """Loss sums of a validation batch: arrays (B, T), weights (B, T)."""
-    return batch_loss(model, params, batch, config.train)
+    return batch_loss(model, params, batch, config.train, shards=shards)
 
 
 class Program:
@@ -108,11 +112,18 @@ class Program:
     def __init__(self, config: Config, devices: Sequence[Any] | None = None) -> None:
         self.config = config
         self.mesh = make_mesh(config.mesh, devices)
-        self.rows, self.num_micro = micro_batches(config, batch_shards(self.mesh))
+        require(
+            jax.process_count() == 1,
+            f"training runs in one process so far, over all its devices, and there are "
+            f"{jax.process_count()} processes: start one.",
+        )
+        shards = batch_shards(self.mesh)
+        self.rows, self.num_micro = micro_batches(config, shards)
         self.model, self.tx = GPT(config.model), make_optimizer(config.optimizer)
         self.abstract = abstract_state(self.model, self.tx, self.mesh)
         state = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        train = partial(train_step, model=self.model.clone(train=True), tx=self.tx, config=config)
+        with_dropout = self.model.clone(train=True)
+        train = partial(train_step, model=with_dropout, tx=self.tx, config=config, shards=shards)
         # Pinned on both sides, or the second call, on what the first gave back, compiles again.
         self._train = jax.jit(
             train,
@@ -120,7 +131,7 @@ class Program:
             in_shardings=(state, batch_sharding(self.mesh, stacked=True)),
             out_shardings=(state, replicated(self.mesh)),
         )
-        evaluate = partial(eval_step, model=self.model, config=config)
+        evaluate = partial(eval_step, model=self.model, config=config, shards=shards)
         self._evaluate = jax.jit(evaluate, out_shardings=replicated(self.mesh))
 
     def create_state(self) -> TrainState:

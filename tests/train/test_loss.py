@@ -63,7 +63,7 @@ def expected(params):
     return sums, model.gradients(slope * weights[..., None])
 
 
-# Two tokens' logits at a time make three chunks of the six.
+# Two tokens' logits at a time, with more rows than that, make a chunk of each of the six places.
 @pytest.mark.parametrize("max_logits", [2**24, 2 * 128], ids=["whole", "chunked"])
 def test_loss_and_every_gradient_are_numpy_s(monkeypatch, params, expected, max_logits):
     """Dense and banded layers, tied embedding, positions and norms, in chunks or not.
@@ -141,4 +141,11 @@ def test_a_weight_per_row_is_that_of_each_of_its_tokens(params):
     ],
 )
 def test_a_sequence_is_cut_in_the_fewest_equal_parts_that_fit(length, vocab, chunks):
+    """Length, vocabulary and parts by hand; half as long and twice the rows come to the same."""
     assert num_loss_chunks(length, vocab) == chunks
+
+
+@pytest.mark.parametrize(("rows", "chunks"), [(1, 1), (16, 1), (17, 2), (512, 32), (10**6, 256)])
+def test_every_row_of_a_device_counts(rows, chunks):
+    """16 rows of 256 x 4,096 logits are 2^24; at the worst it is one place at a time."""
+    assert num_loss_chunks(256, 4096, rows) == chunks

@@ -151,7 +151,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(clock, capsys):
         display.show(record | {"skipped": 3} | losses)
     first, second, validation = capsys.readouterr().out.splitlines()
     assert first == (
-        "step 2/8  tokens 1,024  loss 1.5000  lr 1.00e-03  grad 2.000  102 tok/s  left 0:00:30"
+        "step 2/8  left 0:00:30  tokens 1,024  loss 1.5000  lr 1.00e-03  grad 2.000  102 tok/s"
     )
     assert "skipped 3" in second
     assert validation == ("step 2: validation loss 1.2500, perplexity 3.49, 1.8034 bits per byte")

@@ -48,7 +48,7 @@ def test_the_command_in_a_process_of_its_own(finished_alone):
         f"{last['val_bits_per_byte']:.4f} bits per byte (gzip -9 on the same text: "
     ) in out
     assert (run / "sample.txt").read_text() in out
-    assert out.endswith(f"gpt-jax generate {run} --prompt 'def '\n")
+    assert out.endswith(f"gpt-jax generate {run} --prompt the\n")
 
 
 def test_killed_at_random_moments(tiny, tmp_path, finished_alone, capsys):
