@@ -2,7 +2,8 @@
 
     gpt-jax train experiments/stdlib_small.py
 
-@@
+Two CPU cores, 20 minutes (beside other work): validation loss 3.00, 1.32 bits per byte, where gzip
+-9 needs 2.13.
 """
 
 import dataclasses
