@@ -16,12 +16,8 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gpt_jax.config import Config, InputError, require
-
-if TYPE_CHECKING:
-    from gpt_jax.data.tokenizers import Tokenizer
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -197,13 +193,13 @@ def _write_sample(run: Path, config: Config) -> str:
     """A sample of the run's model, kept in its folder as sample.txt; none of 0 tokens."""
     if config.train.sample_tokens == 0:
         return ""
-    from gpt_jax.generate.decode import generate
+    from gpt_jax.generate.decode import generate, room_after
     from gpt_jax.generate.sampling import Sampling
     from gpt_jax.train.run import load
 
     _, params, tokenizer = load(run)
     prompt = config.train.sample_prompt
-    room = _room(config, tokenizer, [prompt])
+    room = room_after(config.model, tokenizer, [prompt])
     pieces = generate(
         config.model,
         params,
@@ -218,17 +214,11 @@ def _write_sample(run: Path, config: Config) -> str:
     return text
 
 
-def _room(config: Config, tokenizer: Tokenizer, prompts: Sequence[str]) -> int:
-    """Tokens that the context has room for after the longest prompt, and 1 where it has none."""
-    longest = max(len(tokenizer.encode(prompt)) if prompt else 1 for prompt in prompts)
-    return max(config.model.context_length - longest, 1)
-
-
 def _generate(options: argparse.Namespace, _: Sequence[str]) -> None:
     from gpt_jax.parallel import platform
 
     platform.configure()
-    from gpt_jax.generate.decode import generate
+    from gpt_jax.generate.decode import generate, room_after
     from gpt_jax.generate.sampling import Sampling
     from gpt_jax.train.run import load
 
@@ -237,7 +227,7 @@ def _generate(options: argparse.Namespace, _: Sequence[str]) -> None:
     prompts = options.prompt or [""]
     most = options.max_new_tokens
     if most is None:
-        most = min(100, _room(config, tokenizer, prompts))
+        most = min(100, room_after(config.model, tokenizer, prompts))
     pieces = generate(
         config.model,
         params,

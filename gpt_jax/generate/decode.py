@@ -185,6 +185,12 @@ def _check_fit(config: ModelConfig, prompts: Sequence[np.ndarray], max_new_token
     return longest
 
 
+def room_after(config: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str]) -> int:
+    """Tokens that the context has room for after the longest prompt, and 1 where it has none."""
+    longest = max(len(tokenizer.encode(prompt)) if prompt else 1 for prompt in prompts)
+    return max(config.context_length - longest, 1)
+
+
 def generate(
     config: ModelConfig,
     params: Any,
