@@ -36,8 +36,12 @@ from gpt_jax.config import (
         (ModelConfig, {"num_heads": 0}, "num_heads must be positive, and it is 0"),
         (ModelConfig, {"attention_window": 0}, "attention_window must be positive"),
         (ModelConfig, {"scan_unroll": 0}, "scan_unroll must be positive"),
-        (ModelConfig, {"dropout": 1.0}, r"dropout must be in \[0.0, 1.0\), and it is 1.0"),
-        (ModelConfig, {"dropout": -0.1}, "dropout must be in .* -0.1"),
+        (
+            ModelConfig,
+            {"attention_dropout": 1.0},
+            r"attention_dropout must be in \[0.0, 1.0\), and it is 1.0",
+        ),
+        (ModelConfig, {"residual_dropout": -0.1}, "residual_dropout must be in .* -0.1"),
         (
             ModelConfig,
             {"embed_dim": 768, "num_heads": 7},
@@ -136,7 +140,7 @@ def test_rules_between_the_parts(parts, rule):
 
 def test_values_at_the_limits_are_taken():
     """The neighbours of what is refused."""
-    assert ModelConfig(dropout=0.0, attention_window=1, scan_unroll=1, num_heads=1)
+    assert ModelConfig(residual_dropout=0.0, attention_window=1, scan_unroll=1, num_heads=1)
     assert ModelConfig(num_layers=6, attention_pattern=("dense", "banded", "banded"))
     assert OptimizerConfig(final_learning_rate_fraction=1.0, b1=0.0, weight_decay=0.0)
     assert DataConfig(tokenizer="folder/some.model")
@@ -219,8 +223,14 @@ def test_fields_left_out_keep_their_defaults():
         ({"model": {"num_layers": 4.0}}, "model.num_layers must be of type .*int.* 4.0"),
         ({"model": {"num_layers": True}}, "model.num_layers must be of type .*int.* True"),
         ({"model": {"num_layers": None}}, "model.num_layers must be of type .*int.* None"),
-        ({"model": {"dropout": "0.1"}}, "model.dropout must be of type .*float.* '0.1'"),
-        ({"model": {"dropout": False}}, "model.dropout must be of type .*float.* False"),
+        (
+            {"model": {"embedding_dropout": "0.1"}},
+            "model.embedding_dropout must be of type .*float.* '0.1'",
+        ),
+        (
+            {"model": {"embedding_dropout": False}},
+            "model.embedding_dropout must be of type .*float.* False",
+        ),
         ({"model": {"dtype": "float16"}}, "model.dtype must be one of 'float32', 'bfloat16'"),
         ({"model": {"attention_pattern": ["bandit"]}}, "attention_pattern .* 'bandit'"),
         ({"model": {"attention_pattern": "dense"}}, "attention_pattern must be .* 'dense'"),

@@ -125,12 +125,32 @@ def test_the_command_line_imports_the_heavy_rooms_within_its_commands():
 
 
 def attributes_read() -> set[str]:
-    """Names that are read as attributes anywhere outside config.py and the presets."""
-    return {
-        node.attr
+    """Names that are read as attributes anywhere outside config.py and the presets.
+
+    A property of a config that is read there reads the fields in its body.
+    """
+    read = {
+        name
         for path in FILES
         if room(path) not in {"config", "presets"}
-        for node in ast.walk(ast.parse(path.read_text()))
+        for name in loads(ast.parse(path.read_text()))
+    }
+    properties = {
+        node.name: loads(node)
+        for node in ast.walk(ast.parse((PACKAGE / "config.py").read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and any(
+            isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list
+        )
+    }
+    return read.union(*(properties[name] for name in properties if name in read))
+
+
+def loads(tree: ast.AST) -> set[str]:
+    """Names that are read as attributes within `tree`."""
+    return {
+        node.attr
+        for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
 

@@ -113,7 +113,7 @@ def test_the_recipe_is_the_papers(size):
     assert config.model.vocab_size == 50257
     assert config.model.context_length == config.sequence_length == 2048
     assert config.model.attention_pattern == ("dense", "banded")
-    assert config.model.dropout == 0
+    assert config.model.residual_dropout == 0
     optimizer = config.optimizer
     assert optimizer.name == "adamw"
     assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.95, 1e-8)

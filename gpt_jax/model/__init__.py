@@ -3,6 +3,7 @@
     B batch            D embed       F mlp
     T query position   N heads       V vocabulary (padded)
     S key position     H head dim    L layers
+    E token embedding: as wide as D, but for models that project it
 
 The same letters are the logical axes that `parallel/sharding.py` maps to the mesh.
 """

@@ -37,16 +37,18 @@ def attend(
     k_BSNH: Array,
     v_BSNH: Array,
     *,
+    scale: float | None = None,
     window: int | None = None,
     start: Array | None = None,
     segment_ids: tuple[Array, Array] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
 ) -> Array:
-    """softmax(q k^T / sqrt(H)) v over the visible keys, (B, T, N, H) in the dtype of `q`.
+    """softmax(scale q k^T) v over the visible keys, (B, T, N, H) in the dtype of `q`.
 
     Args:
       q_BTNH, k_BSNH, v_BSNH: queries, keys and values; the softmax itself is float32.
+      scale: of the scores; None: 1 / sqrt(H).
       window: keys a query sees, itself included; None: all before it.
       start: place of the first query among the keys, as when decoding with a cache. None: queries
         and keys are the same T positions.
@@ -54,6 +56,7 @@ def attend(
       dropout_rate, dropout_key: dropout on the attention probabilities where a key is given.
     """
     length, num_keys = q_BTNH.shape[1], k_BSNH.shape[1]
+    q_BTNH = q_BTNH * (q_BTNH.shape[-1] ** -0.5 if scale is None else scale)
     size = min(length, QUERY_CHUNK)
     num_chunks = -(-length // size)
     offset = 0 if start is None else start
@@ -125,10 +128,7 @@ def _attend_chunk(
     dropout_key: Array | None,
     dropout_rate: float,
 ) -> Array:
-    scale = q_BTNH.shape[-1] ** -0.5
-    scores_BNTS = jnp.einsum(
-        "BTNH,BSNH->BNTS", q_BTNH * scale, k_BSNH, preferred_element_type=jnp.float32
-    )
+    scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH, preferred_element_type=jnp.float32)
     scores_BNTS = jnp.where(seen_BTS[:, None], scores_BNTS, MASKED)
     weights_BNTS = jax.nn.softmax(scores_BNTS, axis=-1)
     if dropout_key is not None:

@@ -1,13 +1,15 @@
 """One decoder for the whole GPT family (GPT-3, section 2.1): a page that reads like the paper.
 
-Pre-norm blocks of causal attention and a GELU MLP over learned positions, with the embedding
-table tied to the output. Layers are stacked along a leading axis and run by `nn.scan`, so that a
-96-layer model compiles as fast as a 2-layer one. Each parameter and activation names its axes by
-letter (see `model/__init__`); outside a mesh the names do nothing.
+By default pre-norm blocks of causal attention and a GELU MLP over learned positions, with the
+embedding table tied to the output; `ModelConfig` says what else there is. Layers are stacked along
+a leading axis and run by `nn.scan`, so that a 96-layer model compiles as fast as a 2-layer one.
+Each parameter and activation names its axes by letter (see `model/__init__`); outside a mesh the
+names do nothing.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -19,10 +21,17 @@ from jax import Array
 from gpt_jax.config import AttentionKind, ModelConfig, require
 from gpt_jax.model.attention import MASKED, attend
 from gpt_jax.model.cache import KeysAndValues, KVCache, LayerCache
+from gpt_jax.model.positions import Rotation, rotate, rotation, sinusoids
 
 INIT_STD = 0.02
 POSITION_INIT_STD = 0.01
-NORM_EPSILON = 1e-5
+
+ACTIVATIONS = {
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
 
 
 def axes(letters: str) -> tuple[str | None, ...]:
@@ -62,7 +71,8 @@ class Norm(nn.Module):
         mean_BT1 = x_BTD.mean(-1, keepdims=True)
         centred_BTD = x_BTD - mean_BT1
         variance_BT1 = jnp.square(centred_BTD).mean(-1, keepdims=True)
-        y_BTD = centred_BTD * jax.lax.rsqrt(variance_BT1 + NORM_EPSILON) * scale_D + bias_D
+        rsqrt_BT1 = jax.lax.rsqrt(variance_BT1 + self.config.norm_epsilon)
+        y_BTD = centred_BTD * rsqrt_BT1 * scale_D + bias_D
         return y_BTD.astype(self.config.dtype)
 
 
@@ -75,21 +85,17 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: Array, segment_ids_BT: Array | None, cache: LayerCache | None
+        self,
+        x_BTD: Array,
+        turn: Rotation | None,
+        segment_ids_BT: Array | None,
+        cache: LayerCache | None,
     ) -> tuple[Array, KeysAndValues | None]:
-        c, dtype = self.config, self.config.dtype
-        n, h, d = c.num_heads, c.head_dim, c.embed_dim
-        qkv_D3NH = self.param("qkv", normal(INIT_STD, "D.NH"), (d, 3, n, h)).astype(dtype)
-        bias_3NH = self.param("qkv_bias", zeros(".NH"), (3, n, h)).astype(dtype)
-        # GPT-2 scales what is added to the residual stream by 1/sqrt(number of residual layers).
-        out_init = normal(INIT_STD / (2 * c.num_layers) ** 0.5, "NHD")
-        out_NHD = self.param("out", out_init, (n, h, d)).astype(dtype)
-        out_bias_D = self.param("out_bias", zeros("D"), (d,)).astype(dtype)
-
-        q_BTNH, k_BTNH, v_BTNH = (
-            constrain(jnp.einsum("BTD,DNH->BTNH", x_BTD, qkv_D3NH[:, i]) + bias_3NH[i], "BTNH")
-            for i in range(3)
-        )
+        c = self.config
+        q_BTNH, k_BTNH, v_BTNH = self._queries_keys_values(x_BTD)
+        if turn is not None:
+            interleaved = c.position_encoding == "rotary_interleaved"
+            q_BTNH, k_BTNH = (rotate(x, turn, interleaved) for x in (q_BTNH, k_BTNH))
         k_BSNH, v_BSNH, start, segments, kept = k_BTNH, v_BTNH, None, None, None
         if cache is not None:
             start = cache.length
@@ -99,43 +105,65 @@ class Attention(nn.Module):
             kept = (k_BSNH, v_BSNH)
         if segment_ids_BT is not None:
             segments = (segment_ids_BT, segment_ids_BT if cache is None else cache.segment_ids_BS)
-        dropping = self.train and c.dropout > 0
+        dropping = self.train and c.attention_dropout > 0
         y_BTNH = attend(
             q_BTNH,
             k_BSNH,
             v_BSNH,
+            scale=c.head_dim**-0.5 if c.scale_attention else 1.0,
             window=c.attention_window if self.kind == "banded" else None,
             start=start,
             segment_ids=segments,
-            dropout_rate=c.dropout,
+            dropout_rate=c.attention_dropout,
             dropout_key=self.make_rng("dropout") if dropping else None,
         )
-        y_BTD = jnp.einsum("BTNH,NHD->BTD", constrain(y_BTNH, "BTNH"), out_NHD) + out_bias_D
+        # GPT-2 scales what is added to the residual stream by 1/sqrt(number of residual layers).
+        out_init = normal(INIT_STD / (2 * c.num_layers) ** 0.5, "NHD")
+        shape = (c.num_heads, c.head_dim, c.embed_dim)
+        out_NHD = self.param("out", out_init, shape).astype(c.dtype)
+        y_BTD = jnp.einsum("BTNH,NHD->BTD", constrain(y_BTNH, "BTNH"), out_NHD)
+        if c.out_bias:
+            y_BTD += self.param("out_bias", zeros("D"), (c.embed_dim,)).astype(c.dtype)
         return y_BTD, kept
+
+    def _queries_keys_values(self, x_BTD: Array) -> list[Array]:
+        c = self.config
+        n, h, d = c.num_heads, c.head_dim, c.embed_dim
+        qkv_D3NH = self.param("qkv", normal(INIT_STD, "D.NH"), (d, 3, n, h)).astype(c.dtype)
+        parts = [jnp.einsum("BTD,DNH->BTNH", x_BTD, qkv_D3NH[:, i]) for i in range(3)]
+        if c.qkv_bias:
+            bias_3NH = self.param("qkv_bias", zeros(".NH"), (3, n, h)).astype(c.dtype)
+            parts = [part + bias_3NH[i] for i, part in enumerate(parts)]
+        return [constrain(part, "BTNH") for part in parts]
 
 
 class MLP(nn.Module):
-    """W2 gelu(W1 x + b1) + b2 with d_ff = 4 d_model; GELU in its tanh form, as GPT-2 has it."""
+    """W2 f(W1 x + b1) + b2, with d_ff = 4 d_model and GELU unless the config says otherwise."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
-        c, dtype = self.config, self.config.dtype
-        d, f = c.embed_dim, c.mlp_dim
-        up_DF = self.param("up", normal(INIT_STD, "DF"), (d, f)).astype(dtype)
-        up_bias_F = self.param("up_bias", zeros("F"), (f,)).astype(dtype)
+        c, d, f = self.config, self.config.embed_dim, self.config.mlp_dim
+        up_DF = self.param("up", normal(INIT_STD, "DF"), (d, f)).astype(c.dtype)
+        h_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, up_DF)
+        if c.mlp_bias:
+            h_BTF += self.param("up_bias", zeros("F"), (f,)).astype(c.dtype)
+        h_BTF = ACTIVATIONS[c.activation](constrain(h_BTF, "BTF"))
         down_init = normal(INIT_STD / (2 * c.num_layers) ** 0.5, "FD")
-        down_FD = self.param("down", down_init, (f, d)).astype(dtype)
-        down_bias_D = self.param("down_bias", zeros("D"), (d,)).astype(dtype)
-        h_BTF = constrain(jnp.einsum("BTD,DF->BTF", x_BTD, up_DF) + up_bias_F, "BTF")
-        return (
-            jnp.einsum("BTF,FD->BTD", jax.nn.gelu(h_BTF, approximate=True), down_FD) + down_bias_D
-        )
+        down_FD = self.param("down", down_init, (f, d)).astype(c.dtype)
+        y_BTD = jnp.einsum("BTF,FD->BTD", h_BTF, down_FD)
+        if c.mlp_bias:
+            y_BTD += self.param("down_bias", zeros("D"), (d,)).astype(c.dtype)
+        return y_BTD
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): GPT-2's pre-norm order."""
+    """A layer: attention and MLP, each added to the residual stream.
+
+    x + attention(norm(x)), then x + mlp(norm(x)) is GPT-2's order; norm(x + attention(x)), then
+    norm(x + mlp(x)) GPT-1's; x + attention(norm(x)) + mlp(norm(x)) that of GPT-J and GPT-NeoX.
+    """
 
     config: ModelConfig
     kind: AttentionKind
@@ -143,16 +171,30 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: Array, segment_ids_BT: Array | None, cache: LayerCache | None
+        self,
+        x_BTD: Array,
+        turn: Rotation | None,
+        segment_ids_BT: Array | None,
+        cache: LayerCache | None,
     ) -> tuple[Array, KeysAndValues | None]:
         c = self.config
-        dropout = nn.Dropout(c.dropout, deterministic=not self.train)
-        h_BTD = Norm(c, name="norm_attention")(x_BTD)
-        attention = Attention(c, self.kind, self.train, name="attention")
-        h_BTD, kept = attention(h_BTD, segment_ids_BT, cache)
-        x_BTD = constrain(x_BTD + dropout(h_BTD), "BTD")
-        h_BTD = MLP(c, name="mlp")(Norm(c, name="norm_mlp")(x_BTD))
-        return constrain(x_BTD + dropout(h_BTD), "BTD"), kept
+        dropout = nn.Dropout(c.residual_dropout, deterministic=not self.train)
+        attention, mlp = Attention(c, self.kind, self.train, name="attention"), MLP(c, name="mlp")
+        norm_attention = norm_mlp = Norm(c, name="norm_attention")
+        if c.residual != "parallel_one_norm":
+            norm_mlp = Norm(c, name="norm_mlp")
+        if c.norm_position == "after":
+            h_BTD, kept = attention(x_BTD, turn, segment_ids_BT, cache)
+            x_BTD = constrain(norm_attention(x_BTD + dropout(h_BTD)), "BTD")
+            x_BTD = norm_mlp(x_BTD + dropout(mlp(x_BTD)))
+        else:
+            h_BTD, kept = attention(norm_attention(x_BTD), turn, segment_ids_BT, cache)
+            sum_BTD = constrain(x_BTD + dropout(h_BTD), "BTD")
+            h_BTD = mlp(norm_mlp(sum_BTD if c.residual == "sequential" else x_BTD))
+            x_BTD = sum_BTD + dropout(h_BTD)
+        # What each layer leaves; kept only where "intermediates" is asked for, and free elsewhere.
+        self.sow("intermediates", "output", x_BTD)
+        return constrain(x_BTD, "BTD"), kept
 
 
 class Period(nn.Module):
@@ -163,12 +205,17 @@ class Period(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: Array, segment_ids_BT: Array | None, caches: tuple[LayerCache, ...] | None
+        self,
+        x_BTD: Array,
+        turn: Rotation | None,
+        segment_ids_BT: Array | None,
+        caches: tuple[LayerCache, ...] | None,
     ) -> tuple[Array, tuple[KeysAndValues | None, ...]]:
         kept = []
         for slot, kind in enumerate(self.config.attention_pattern):
             block = _rematerialised(self.config)(self.config, kind, self.train, name=f"{slot}")
-            x_BTD, k_and_v = block(x_BTD, segment_ids_BT, None if caches is None else caches[slot])
+            cache = None if caches is None else caches[slot]
+            x_BTD, k_and_v = block(x_BTD, turn, segment_ids_BT, cache)
             kept.append(k_and_v)
         return x_BTD, tuple(kept)
 
@@ -196,21 +243,30 @@ class GPT(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        vocab, width = c.padded_vocab_size, c.embed_dim
-        self.embedding_VD = self.param("embedding", normal(INIT_STD, "VD"), (vocab, width))
-        shape = (c.context_length, width)
-        self.positions_TD = self.param("positions", normal(POSITION_INIT_STD, "TD"), shape)
+        vocab, token, width = c.padded_vocab_size, c.token_dim, c.embed_dim
+        self.embedding_VE = self.param("embedding", normal(INIT_STD, "VE"), (vocab, token))
+        if c.position_encoding == "learned":
+            shape = (c.position_offset + c.context_length, width)
+            self.positions_TD = self.param("positions", normal(POSITION_INIT_STD, "TD"), shape)
+        if token != width:
+            self.project_in_ED = self.param("project_in", normal(INIT_STD, "ED"), (token, width))
+            self.project_out_DE = self.param("project_out", normal(INIT_STD, "DE"), (width, token))
         self.layers = nn.scan(
             Period,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, 0),  # pyright: ignore[reportArgumentType] (Linen says int)
+            in_axes=(nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType] (int)
             length=c.num_layers // len(c.attention_pattern),
             unroll=min(c.scan_unroll, c.num_layers // len(c.attention_pattern)),
             metadata_params={nn.PARTITION_NAME: "L"},
         )(c, self.train)
-        self.norm_final = Norm(c)
-        self.dropout = nn.Dropout(c.dropout, deterministic=not self.train)
+        if c.final_norm:
+            self.norm_final = Norm(c)
+        if not c.tied_head:
+            self.head_VE = self.param("head", normal(INIT_STD, "VE"), (vocab, token))
+        if c.head_bias:
+            self.head_bias_V = self.param("head_bias", zeros("V"), (vocab,))
+        self.dropout = nn.Dropout(c.embedding_dropout, deterministic=not self.train)
 
     def __call__(self, tokens_BT: Array, **inputs: Any) -> Array:
         """Logits (B, T, V) in float32 over the `vocab_size` tokens that exist.
@@ -245,27 +301,51 @@ class GPT(nn.Module):
             f"a sequence must fit the model's positions, and {length} tokens are more than "
             f"context_length={c.context_length}.",
         )
+        x_BTD = constrain(self.dropout(self._embed(tokens_BT, positions_BT)), "BTD")
+        self.sow("intermediates", "embedded", x_BTD)
+        turn = None
+        if c.rotated_dim:
+            turn = rotation(length, c.rotated_dim, c.rotary_base, positions_BT, c.context_length)
+        if cache is None:
+            x_BTD, _ = self.layers(x_BTD, turn, segment_ids_BT, None)
+        else:
+            assert segment_ids_BT is not None, "a cache needs segment_ids_BT"
+            cache = cache.marked(segment_ids_BT)
+            x_BTD, kept = self.layers(x_BTD, turn, segment_ids_BT, cache.by_layer())
+            cache = cache.filled(kept, length)
+        return self.norm_final(x_BTD) if c.final_norm else x_BTD, cache
+
+    def _embed(self, tokens_BT: Array, positions_BT: Array | None) -> Array:
+        """Token embeddings (B, T, D), with their places where these are added."""
+        c, length = self.config, tokens_BT.shape[1]
         # Gathering from a table whose width is split would make XLA replicate the result: the
         # table is put together first, once for both of its uses.
-        embedding_VD = constrain(self.embedding_VD.astype(c.dtype), "V.")
-        positions_TD = constrain(self.positions_TD.astype(c.dtype), "..")
-        place = positions_TD[:length] if positions_BT is None else positions_TD[positions_BT]
-        x_BTD = constrain(self.dropout(embedding_VD[tokens_BT] + place), "BTD")
-        if cache is None:
-            x_BTD, _ = self.layers(x_BTD, segment_ids_BT, None)
-            return self.norm_final(x_BTD), None
-        assert segment_ids_BT is not None, "a cache needs segment_ids_BT"
-        cache = cache.marked(segment_ids_BT)
-        x_BTD, kept = self.layers(x_BTD, segment_ids_BT, cache.by_layer())
-        return self.norm_final(x_BTD), cache.filled(kept, length)
+        x_BTD = x_BTE = constrain(self.embedding_VE.astype(c.dtype), "V.")[tokens_BT]
+        if c.token_dim != c.embed_dim:
+            x_BTD = jnp.einsum("BTE,ED->BTD", x_BTE, self.project_in_ED.astype(c.dtype))
+        if c.scale_embedding:
+            x_BTD = x_BTD * c.embed_dim**0.5
+        if c.rotated_dim:
+            return x_BTD
+        if c.position_encoding == "learned":
+            positions_TD = constrain(self.positions_TD[c.position_offset :].astype(c.dtype), "..")
+        else:
+            positions_TD = sinusoids(c.context_length, c.embed_dim).astype(c.dtype)
+        return x_BTD + (
+            positions_TD[:length] if positions_BT is None else positions_TD[positions_BT]
+        )
 
     def unembed(self, x_BTD: Array) -> Array:
         """Logits (B, T, V) in float32 over the padded vocabulary; the padding's are MASKED."""
         c = self.config
-        embedding_VD = constrain(self.embedding_VD.astype(c.dtype), "V.")
-        logits_BTV = jnp.einsum(
-            "BTD,VD->BTV", x_BTD, embedding_VD, preferred_element_type=jnp.float32
-        )
+        x_BTE = x_BTD
+        if c.token_dim != c.embed_dim:
+            x_BTE = jnp.einsum("BTD,DE->BTE", x_BTD, self.project_out_DE.astype(c.dtype))
+        head_VE = self.embedding_VE if c.tied_head else self.head_VE
+        head_VE = constrain(head_VE.astype(c.dtype), "V.")
+        logits_BTV = jnp.einsum("BTE,VE->BTV", x_BTE, head_VE, preferred_element_type=jnp.float32)
+        if c.head_bias:
+            logits_BTV += self.head_bias_V.astype(jnp.float32)
         if c.vocab_size < c.padded_vocab_size:
             exists_V = jnp.arange(c.padded_vocab_size) < c.vocab_size
             logits_BTV = jnp.where(exists_V, logits_BTV, MASKED)

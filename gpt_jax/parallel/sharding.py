@@ -24,6 +24,7 @@ RULES: tuple[tuple[str, tuple[str, ...] | None], ...] = (
     ("F", ("tensor",)),
     ("V", ("tensor",)),
     ("D", ("fsdp",)),
+    ("E", ("fsdp",)),
     # Positions and head dimensions stay whole, and so does the stack of layers that scan walks.
     ("T", None),
     ("S", None),

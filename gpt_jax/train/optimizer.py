@@ -12,7 +12,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from gpt_jax.config import Config, OptimizerConfig
 
-DECAYED = ("embedding", "qkv", "out", "up", "down")
+DECAYED = ("embedding", "head", "project_in", "project_out", "qkv", "out", "up", "down")
 """Parameters under weight decay, by name: the matrices. Biases, norms and positions are not."""
 
 # The matrices inside the stacked arrays of the layers (L, ...): what Muon orthogonalises.

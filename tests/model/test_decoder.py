@@ -13,10 +13,10 @@ from numpy_gpt import NumpyGPT, moved
 
 from gpt_jax.config import InputError, ModelConfig
 from gpt_jax.flops import num_params
-from gpt_jax.model import decoder
 from gpt_jax.model.cache import KVCache
 from gpt_jax.model.decoder import GPT
 
+DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 CONFIG = ModelConfig(
     vocab_size=50,
     context_length=16,
@@ -25,7 +25,9 @@ CONFIG = ModelConfig(
     num_heads=2,
     attention_pattern=("dense", "banded"),
     attention_window=3,
-    dropout=0.2,
+    embedding_dropout=0.2,
+    attention_dropout=0.2,
+    residual_dropout=0.2,
 )
 LENGTH = 12
 TOKENS = np.random.default_rng(0).integers(0, 50, (2, LENGTH)).astype("int32")
@@ -228,15 +230,14 @@ def test_bfloat16_is_for_products_only(params, exact):
     assert 1e-4 < error < 0.03
 
 
-def test_dropout_keeps_the_mean_and_follows_its_key(monkeypatch):
+def test_dropout_keeps_the_mean_and_follows_its_key():
     """Half is dropped and the rest doubled, by another draw at each place.
 
     Layers of 0 with output biases of +-1 add five draws of 0 or +-2, one of them the embedding's:
     on average +-5, with a variance of 5. A norm made linear lets this through, less its mean over
     the width of 8.
     """
-    monkeypatch.setattr(decoder, "NORM_EPSILON", 1e12)
-    config = dataclasses.replace(TWO_LAYERS, dropout=0.5)
+    config = dataclasses.replace(TWO_LAYERS, **dict.fromkeys(DROPOUTS, 0.5), norm_epsilon=1e12)
     params = zeros(config)
     sign = np.array([1, -1] * 4, "float32")
     layer = params["layers"]["0"]

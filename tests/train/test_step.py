@@ -17,6 +17,7 @@ from gpt_jax.train.step import Program
 
 VOCAB, LENGTH, ROWS, STEPS = 60, 8, 8, 6
 LEARNING_RATE = 3e-2
+DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 MODEL = ModelConfig(
     vocab_size=VOCAB,
     context_length=LENGTH,
@@ -42,7 +43,9 @@ def program(mesh="one", micro=1, dropout=0.0):
 @functools.cache
 def _program(mesh, micro, dropout):
     # Dropout is drawn by the layer, so one layer is enough of a model for it.
-    small = dataclasses.replace(MODEL, dropout=dropout, num_layers=1, attention_pattern=("dense",))
+    small = dataclasses.replace(
+        MODEL, **dict.fromkeys(DROPOUTS, dropout), num_layers=1, attention_pattern=("dense",)
+    )
     config = Config(
         model=small if dropout else MODEL,
         optimizer=OptimizerConfig(learning_rate=LEARNING_RATE, warmup_tokens=2 * ROWS * LENGTH),
