@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt_jax.config import Config, InputError
+    from gpt_jax.interop.load import load_hf
     from gpt_jax.model.decoder import GPT
     from gpt_jax.train.run import load
 
-__all__ = ["GPT", "Config", "InputError", "load"]
+__all__ = ["GPT", "Config", "InputError", "load", "load_hf"]
 
 _HOMES = {
     "Config": "gpt_jax.config",
     "InputError": "gpt_jax.config",
     "GPT": "gpt_jax.model.decoder",
     "load": "gpt_jax.train.run",
+    "load_hf": "gpt_jax.interop.load",
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: `gpt-jax train | generate | bench`.
+"""The command line: `gpt-jax train | generate | convert | export | bench`.
 
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asks_fields:
         # The options of an experiment are its fields, so that it must be read to list them.
         overrides = ["--help"]
-    if overrides and known.command == "generate":
+    if overrides and known.command not in ("train", "bench"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     # After a save that failed it has pages to tell of the writes that Orbax left behind.
@@ -66,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="gpt-jax", description="Train, sample and study GPT models.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    experiment_help = "a Python file with get_config(), such as experiments/quickstart.py"
+    experiment_help = (
+        "a Python file with get_config(), such as experiments/quickstart.py, or the folder of a "
+        "run, for its config"
+    )
     override_help = (
         "Any field of the experiment can be given as an option, such as --model.num-layers 6; "
         "`gpt-jax %s EXPERIMENT --help` lists them."
@@ -100,6 +103,25 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=0)
     generate.set_defaults(run=_generate)
 
+    dtypes = ("float32", "bfloat16", "float16")
+    convert = add("convert", "make a run of a model in the Hugging Face format")
+    convert.add_argument("folder", metavar="DIR", type=Path, help="with config.json and weights")
+    convert.add_argument("run_folder", metavar="RUN", type=Path, help="a new folder, for the run")
+    convert.add_argument("--dtype", choices=dtypes, help="of the weights (default: as they are)")
+    convert.add_argument(
+        "--fsdp", type=int, default=1, help="devices to split the weights over (default: 1)"
+    )
+    convert.set_defaults(run=_convert)
+
+    export = add("export", "write a run's model in the Hugging Face format")
+    export.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
+    export.add_argument("folder", metavar="DIR", type=Path, help="a new folder, for the model")
+    export.add_argument("--dtype", choices=dtypes, help="of the weights (default: as they are)")
+    export.add_argument(
+        "--max-file-gb", type=float, default=5.0, help="of weights in one file (default: 5)"
+    )
+    export.set_defaults(run=_export)
+
     bench = add("bench", "measure an experiment's speed on this machine", override_help % "bench")
     bench.add_argument("experiment", type=Path, help=experiment_help)
     bench.add_argument("--json", action="store_true", help="print one JSON object")
@@ -108,11 +130,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def load_experiment(path: Path, overrides: Sequence[str], command: str = "train") -> Config:
-    """The config of an experiment file with fields overridden from the command line.
+    """The config of an experiment file, or of a run, with fields overridden from the command line.
 
     Raises InputError where the file is missing or has no get_config(), or a value breaks a rule;
     exits with 2, and names the nearest field, where an option is unknown or ill-typed.
     """
+    if path.is_dir():
+        from gpt_jax.train.run import read_config
+
+        return _overridden(read_config(path), path, overrides, command)
     require(
         path.is_file(),
         f"an experiment is a Python file, and there is none at {path}: give the path of one, such "
@@ -131,7 +157,11 @@ def load_experiment(path: Path, overrides: Sequence[str], command: str = "train"
         hasattr(module, "get_config"),
         f"an experiment file must define get_config(), and {path} does not.",
     )
-    default = module.get_config()
+    return _overridden(module.get_config(), path, overrides, command)
+
+
+def _overridden(default: Config, path: Path, overrides: Sequence[str], command: str) -> Config:
+    """`default` with the fields that the command line gives."""
     import tyro
 
     said = io.StringIO()
@@ -159,10 +189,10 @@ def load_experiment(path: Path, overrides: Sequence[str], command: str = "train"
 
 
 def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    config = load_experiment(options.experiment, overrides)
     from gpt_jax.parallel import platform
 
     platform.configure()
+    config = load_experiment(options.experiment, overrides)
     from gpt_jax.train.loop import train
     from gpt_jax.train.run import command, new_run_path
 
@@ -249,11 +279,33 @@ def _generate(options: argparse.Namespace, _: Sequence[str]) -> None:
             print(f"{prompt}{''.join(parts)}\n---")
 
 
+def _convert(options: argparse.Namespace, _: Sequence[str]) -> None:
+    from gpt_jax.flops import num_params
+    from gpt_jax.interop.convert import convert
+    from gpt_jax.train.run import command
+
+    run = options.run_folder
+    config = convert(options.folder, run, options.dtype, options.fsdp)
+    more = command(["train", str(run), "--data.files", "TEXT"])
+    print(
+        f"run     {run}\nmodel   {num_params(config.model):,} parameters, vocabulary "
+        f"{config.model.vocab_size:,}\nmore    {command(['generate', str(run)])}\n        {more}"
+    )
+
+
+def _export(options: argparse.Namespace, _: Sequence[str]) -> None:
+    from gpt_jax.interop.convert import export
+
+    most = int(options.max_file_gb * 1e9)
+    kind = export(options.run_folder, options.folder, options.dtype, most)
+    print(f"{options.folder} holds the model of {options.run_folder} as transformers' {kind}.")
+
+
 def _bench(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    config = load_experiment(options.experiment, overrides, "bench")
     from gpt_jax.parallel import platform
 
     platform.configure()
+    config = load_experiment(options.experiment, overrides, "bench")
     from gpt_jax.bench import as_table, measure
 
     figures = measure(config)

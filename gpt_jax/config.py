@@ -190,6 +190,21 @@ class ModelConfig:
         return self.rotary_dim or self.head_dim
 
     @property
+    def architecture(self) -> ModelConfig:
+        """The model without how it is run, and with what can be said in two ways said in one."""
+        mlp_width, embedding_width = self.mlp_width, self.embedding_width
+        return dataclasses.replace(
+            self,
+            attention_window=self.attention_window if "banded" in self.attention_pattern else 256,
+            mlp_width=0 if mlp_width == 4 * self.embed_dim else mlp_width,
+            embedding_width=0 if embedding_width == self.embed_dim else embedding_width,
+            rotary_dim=self.rotated_dim,
+            dtype="float32",
+            remat="none",
+            scan_unroll=1,
+        )
+
+    @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding table: `vocab_size` rounded up to a multiple of VOCAB_MULTIPLE."""
         require(self.vocab_size > 0, "vocab_size is not known before the tokenizer is: set it.")
@@ -206,7 +221,8 @@ class DataConfig:
     jsonl_field: str = "text"
     """The field of a .jsonl line that holds the document."""
     tokenizer: str = "sentencepiece"
-    """sentencepiece (BPE trained on the training text), bytes, characters, or a .model file."""
+    """sentencepiece (BPE trained on the training text), bytes, characters, a .model file, or a
+    folder: a run's tokenizer/, or one with tokenizer files in the Hugging Face format."""
     tokenizer_sample_bytes: int = 20_000_000
     """Training text that a new SentencePiece model is trained on, at most."""
     split: Literal["path", "position"] = "path"
@@ -229,9 +245,9 @@ class DataConfig:
         )
         known = ("sentencepiece", "bytes", "characters")
         require(
-            self.tokenizer in known or self.tokenizer.endswith(".model"),
-            f"tokenizer must be one of {', '.join(known)} or the path of a SentencePiece .model "
-            f"file, and it is {self.tokenizer!r}.",
+            self.tokenizer in known or self.tokenizer.endswith(".model") or "/" in self.tokenizer,
+            f"tokenizer must be one of {', '.join(known)}, the path of a SentencePiece .model "
+            f"file, or that of a folder, with a slash in it, and it is {self.tokenizer!r}.",
         )
 
 
@@ -364,6 +380,8 @@ class Config:
 
     name: str = "experiment"
     """Names the run's folder under runs/ where --workdir does not."""
+    init_from: str = ""
+    """A run, trained or converted, whose newest parameters are the initial ones of this one."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -404,22 +422,6 @@ class Config:
         return self.optimizer.decay_tokens or self.train.total_tokens
 
 
-# What may change when a run is continued: where it runs and how it is watched, not what it
-# computes. A different mesh or micro-batch sees the same samples in the same order, equal up to
-# rounding.
-FREE_ON_RESUME = (
-    "mesh.",
-    "checkpoint.",
-    "model.remat",
-    "model.scan_unroll",
-    "data.cache_dir",
-    "train.device_batch_tokens",
-    "train.log_every",
-    "train.max_skipped_in_row",
-    "train.sample_",
-)
-
-
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """A config as {"model.num_layers": 4, ...}."""
     flat = {}
@@ -430,16 +432,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + item.name] = value
     return flat
-
-
-def disagreements(ran: Config, asked: Config) -> list[str]:
-    """What a continued run would change against its own config: "field: 4 in the run, 6 asked"."""
-    old, new = flatten(ran), flatten(asked)
-    return [
-        f"{name}: {old[name]!r} in the run, {new[name]!r} asked"
-        for name in old
-        if old[name] != new[name] and not name.startswith(FREE_ON_RESUME)
-    ]
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:

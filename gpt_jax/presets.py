@@ -7,6 +7,8 @@ rate), section 2.1 (architecture), section 2.3 and appendix B (optimizer and sch
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from gpt_jax.config import (
     CheckpointConfig,
@@ -114,3 +116,286 @@ def gpt3(size: str) -> Config:
         ),
         checkpoint=CheckpointConfig(every=1000),
     )
+
+
+# The models that others published. Each is what its config.json says, in our words, and the tests
+# hold its count of parameters; sources stand beside each table. Dropout is the published one: set
+# the three rates to 0 to go on without.
+
+
+def _dropout(rate: float) -> dict[str, Any]:
+    names = ("embedding_dropout", "attention_dropout", "residual_dropout")
+    return dict.fromkeys(names, rate)
+
+
+def gpt1(size: str) -> ModelConfig:
+    """GPT-1 (Radford et al. 2018, section 4.1): norms after each sum, and none at the end."""
+    layers, width, heads = _GPT1[size]
+    return ModelConfig(
+        vocab_size=40478,
+        context_length=512,
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=heads,
+        norm_position="after",
+        final_norm=False,
+        **_dropout(0.1),
+    )
+
+
+# openai-community/openai-gpt, config.json.
+_GPT1 = {"117m": (12, 768, 12)}
+
+
+def gpt2(size: str) -> ModelConfig:
+    """GPT-2 (Radford et al. 2019, Table 2), by the sizes of the files."""
+    layers, width, heads = _GPT2[size]
+    return ModelConfig(
+        vocab_size=GPT3_VOCAB,
+        context_length=1024,
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=heads,
+        **_dropout(0.1),
+    )
+
+
+# openai-community/gpt2, -medium, -large and -xl, config.json. The paper gives the counts of its
+# Table 2 without some of the parameters: 117M, 345M, 762M and 1542M.
+_GPT2 = {
+    "124m": (12, 768, 12),
+    "355m": (24, 1024, 16),
+    "774m": (36, 1280, 20),
+    "1558m": (48, 1600, 25),
+}
+
+
+def gpt_neo(size: str) -> ModelConfig:
+    """GPT-Neo (Black et al. 2021): layers of global and local attention in turn, not scaled."""
+    layers, width, heads = _GPT_NEO[size]
+    return ModelConfig(
+        vocab_size=GPT3_VOCAB,
+        context_length=2048,
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=heads,
+        attention_pattern=("dense", "banded"),
+        attention_window=256,
+        scale_attention=False,
+        qkv_bias=False,
+    )
+
+
+# EleutherAI/gpt-neo, configs/GPT3_XL_pretrained.json and GPT3_2-7B_pretrained.json, and config.json
+# of EleutherAI/gpt-neo-125m. 350M was withdrawn; its shape is that of configs/gpt3_medium_256.json.
+_GPT_NEO = {
+    "125m": (12, 768, 12),
+    "350m": (24, 1024, 16),
+    "1.3b": (24, 2048, 16),
+    "2.7b": (32, 2560, 20),
+}
+
+
+def gptj(size: str) -> ModelConfig:
+    """GPT-J (Wang and Komatsuzaki 2021): a quarter of each head rotated, one norm a layer."""
+    layers, width, heads, rotary = _GPTJ[size]
+    return ModelConfig(
+        vocab_size=50400,
+        context_length=2048,
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=heads,
+        position_encoding="rotary_interleaved",
+        rotary_dim=rotary,
+        residual="parallel_one_norm",
+        qkv_bias=False,
+        out_bias=False,
+        tied_head=False,
+        head_bias=True,
+    )
+
+
+# kingoflolz/mesh-transformer-jax, README. It counts 6,053,381,344 parameters, as each of 8 shards
+# has its own copy of biases and norms.
+_GPTJ = {"6b": (28, 4096, 16, 64)}
+
+
+def gpt_neox(size: str) -> ModelConfig:
+    """GPT-NeoX-20B (Black et al. 2022, section 2)."""
+    layers, width, heads, vocabulary = _GPT_NEOX[size]
+    model = _neox(layers, width, heads, vocabulary)
+    return dataclasses.replace(model, activation="gelu_tanh")
+
+
+def pythia(size: str) -> ModelConfig:
+    """Pythia (Biderman et al. 2023, Table 1), deduplicated or not.
+
+    With exact GELU, as the config.json files say; the models were trained with its tanh form
+    (bias-gelu-fusion in the training configs).
+    """
+    return _neox(*_PYTHIA[size])
+
+
+def _neox(layers: int, width: int, heads: int, vocabulary: int) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=vocabulary,
+        context_length=2048,
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=heads,
+        position_encoding="rotary_halves",
+        rotary_dim=width // heads // 4,
+        residual="parallel",
+        activation="gelu",
+        tied_head=False,
+    )
+
+
+# EleutherAI/gpt-neox, configs/20B.yml, and config.json of EleutherAI/gpt-neox-20b.
+_GPT_NEOX = {"20b": (44, 6144, 64, 50432)}
+# EleutherAI/pythia, models/SIZE/pythia-SIZE.yml, and config.json; counts in the model cards.
+_PYTHIA = {
+    "14m": (6, 128, 4, 50304),
+    "31m": (6, 256, 8, 50304),
+    "70m": (6, 512, 8, 50304),
+    "160m": (12, 768, 12, 50304),
+    "410m": (24, 1024, 16, 50304),
+    "1b": (16, 2048, 8, 50304),
+    "1.4b": (24, 2048, 16, 50304),
+    "2.8b": (32, 2560, 32, 50304),
+    "6.9b": (32, 4096, 32, 50432),
+    "12b": (36, 5120, 40, 50688),
+}
+
+
+def opt(size: str) -> ModelConfig:
+    """OPT (Zhang et al. 2022, Table 1); 350m is GPT-1's order with a projected embedding."""
+    layers, width, heads = _OPT[size]
+    narrow = size == "350m"
+    return ModelConfig(
+        vocab_size=50272,
+        context_length=2048,
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=heads,
+        embedding_width=512 if narrow else 0,
+        position_offset=2,
+        norm_position="after" if narrow else "before",
+        final_norm=not narrow,
+        activation="relu",
+        residual_dropout=0.1,
+    )
+
+
+# facebookresearch/metaseq, metaseq/launcher/opt_job_constants.py.
+_OPT = {
+    "125m": (12, 768, 12),
+    "350m": (24, 1024, 16),
+    "1.3b": (24, 2048, 32),
+    "2.7b": (32, 2560, 32),
+    "6.7b": (32, 4096, 32),
+    "13b": (40, 5120, 40),
+    "30b": (48, 7168, 56),
+    "66b": (64, 9216, 72),
+    "175b": (96, 12288, 96),
+}
+
+
+def cerebras_gpt(size: str) -> ModelConfig:
+    """Cerebras-GPT (Dey et al. 2023, Table 1) in its standard parametrisation."""
+    layers, width, heads = _CEREBRAS[size]
+    return ModelConfig(
+        vocab_size=GPT3_VOCAB,
+        context_length=2048,
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=heads,
+        activation="gelu",
+    )
+
+
+# Cerebras/modelzoo, gpt3/configs/Cerebras_GPT/*.yaml. Its README gives 2.7B 20 heads of 128; the
+# configuration, and config.json of cerebras/Cerebras-GPT-2.7B, 32 of 80.
+_CEREBRAS = {
+    "111m": (10, 768, 12),
+    "256m": (14, 1088, 17),
+    "590m": (18, 1536, 12),
+    "1.3b": (24, 2048, 16),
+    "2.7b": (32, 2560, 32),
+    "6.7b": (32, 4096, 32),
+    "13b": (40, 5120, 40),
+}
+
+
+def gpt2_chinese(size: str) -> ModelConfig:
+    """GPT-2 with a vocabulary of Chinese characters: Du's GPT2-Chinese and UER's models."""
+    layers, width, heads, vocabulary = _GPT2_CHINESE[size]
+    return ModelConfig(
+        vocab_size=vocabulary,
+        context_length=1024,
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=heads,
+        activation="gelu" if size == "xlarge" else "gelu_tanh",
+        **_dropout(0.1),
+    )
+
+
+# Morizeyao/GPT2-Chinese, config/model_config_small.json (small) and model_config.json (12 layers);
+# dbiir/UER-py, models/gpt2/*.json (uer/gpt2-chinese-cluecorpussmall and its like); config.json of
+# uer/gpt2-chinese-poem and -ancient.
+_GPT2_CHINESE = {
+    "small": (10, 768, 12, 13317),
+    "distil": (6, 768, 12, 21128),
+    "base": (12, 768, 12, 21128),
+    "medium": (24, 1024, 16, 21128),
+    "large": (36, 1280, 20, 21128),
+    "xlarge": (48, 1600, 25, 21128),
+    "poem": (12, 768, 12, 22557),
+    "ancient": (12, 768, 12, 25370),
+}
+
+
+def ctrl(size: str) -> ModelConfig:
+    """CTRL (Keskar et al. 2019, section 3.2), trained on sequences of 256 or 512 tokens."""
+    layers, width, heads, mlp = _CTRL[size]
+    return ModelConfig(
+        vocab_size=246534,
+        context_length=50000,
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=heads,
+        mlp_width=mlp,
+        position_encoding="sinusoidal",
+        scale_embedding=True,
+        norm_epsilon=1e-6,
+        activation="relu",
+        head_bias=True,
+        embedding_dropout=0.1,
+        residual_dropout=0.1,
+    )
+
+
+# salesforce/ctrl, transformer.py, and config.json of Salesforce/ctrl, with positions for 50,000.
+_CTRL = {"1.6b": (48, 1280, 16, 8192)}
+
+
+def _sizes(make: Callable[[str], ModelConfig], table: Iterable[str]) -> dict[str, ModelConfig]:
+    return {size: make(size) for size in table}
+
+
+def family() -> dict[str, dict[str, ModelConfig]]:
+    """Every model, by its name and then its size."""
+    return {
+        "GPT-1": _sizes(gpt1, _GPT1),
+        "GPT-2": _sizes(gpt2, _GPT2),
+        "GPT-3": _sizes(lambda size: gpt3(size).model, _TABLE_2_1),
+        "GPT-Neo": _sizes(gpt_neo, _GPT_NEO),
+        "GPT-J": _sizes(gptj, _GPTJ),
+        "GPT-NeoX": _sizes(gpt_neox, _GPT_NEOX),
+        "Pythia": _sizes(pythia, _PYTHIA),
+        "OPT": _sizes(opt, _OPT),
+        "Cerebras-GPT": _sizes(cerebras_gpt, _CEREBRAS),
+        "GPT2-Chinese": _sizes(gpt2_chinese, _GPT2_CHINESE),
+        "CTRL": _sizes(ctrl, _CTRL),
+    }

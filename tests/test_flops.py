@@ -66,6 +66,23 @@ def test_a_dense_forward_pass_costs_what_is_traced(length):
     assert forward_flops_per_token(TINY, length) == traced(TINY, length)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mlp_width": 50, "tied_head": False, "head_bias": True, "position_encoding": "sinusoidal"},
+        {"embedding_width": 10, "norm_position": "after", "final_norm": False},
+        {"residual": "parallel_one_norm", "qkv_bias": False, "out_bias": False},
+        {"residual": "parallel", "position_encoding": "rotary_halves", "mlp_bias": False},
+    ],
+)
+def test_other_models_cost_what_is_traced(fields):
+    """Rotations, norms and biases are no matrix products; all parameters are counted."""
+    model = dataclasses.replace(TINY, **fields)
+    assert forward_flops_per_token(model, 16) == traced(model, 16)
+    shapes = nn.unbox(jax.eval_shape(GPT(model).init, jax.random.key(0), TOKENS))
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == num_params(model)
+
+
 def test_a_banded_layer_is_counted_by_its_window():
     """By hand: 4 layers of 24 x 24^2 in matrices and 4 x 24 a key, and 2 x 24 x 128 at the end."""
     model = dataclasses.replace(TINY, attention_pattern=("dense", "banded"), attention_window=8)

@@ -1,17 +1,18 @@
-"""GPT-3's sizes against the paper's tables, and the model that they build."""
+"""Every published size against its paper's table, and the models that they build."""
 
 import dataclasses
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
 from gpt_jax.config import ModelConfig
 from gpt_jax.data.schedule import BatchSchedule
-from gpt_jax.flops import num_params
+from gpt_jax.flops import num_non_embedding_params, num_params
 from gpt_jax.model.decoder import GPT
-from gpt_jax.presets import GPT3_SIZES, gpt3
+from gpt_jax.presets import GPT3_SIZES, family, gpt3
 
 # Brown et al. 2020, Table 2.1, as printed: layers, d_model, heads, d_head, batch, learning rate.
 PAPER = {
@@ -144,3 +145,113 @@ def test_the_batch_grows_to_its_size(size):
     assert sizes == sorted(sizes)
     assert schedule.size(ramp) * 2048 == config.train.batch_tokens
     assert schedule.start(ramp) * 2048 == pytest.approx(config.train.ramp_tokens, rel=0.01)
+
+
+# Counted here by hand or published: Pythia's model cards, GPT-NeoX's, and the sizes of the files of
+# OPT (250,478,592, 662,392,832 and 2,631,516,160 bytes of float16). The rest is transformers' own
+# count of the published configs.
+PUBLISHED = {
+    "GPT-1": {"117m": 116_534_784},
+    "GPT-2": {
+        "124m": 124_439_808,
+        "355m": 354_823_168,
+        "774m": 774_030_080,
+        "1558m": 1_557_611_200,
+    },
+    "GPT-3": {
+        "125m": 125_226_240,
+        "350m": 355_871_744,
+        "760m": 760_300_032,
+        "1_3b": 1_315_723_264,
+        "2_7b": 2_651_553_280,
+        "6_7b": 6_658_404_352,
+        "13b": 12_853_386_240,
+        "175b": 174_604_259_328,
+    },
+    "GPT-Neo": {
+        "125m": 125_198_592,
+        "350m": 355_798_016,
+        "1.3b": 1_315_575_808,
+        "2.7b": 2_651_307_520,
+    },
+    "GPT-J": {"6b": 6_050_882_784},
+    "GPT-NeoX": {"20b": 20_554_567_680},
+    "Pythia": {
+        "14m": 14_067_712,
+        "31m": 30_494_720,
+        "70m": 70_426_624,
+        "160m": 162_322_944,
+        "410m": 405_334_016,
+        "1b": 1_011_781_632,
+        "1.4b": 1_414_647_808,
+        "2.8b": 2_775_208_960,
+        "6.9b": 6_857_302_016,
+        "12b": 11_846_072_320,
+    },
+    "OPT": {
+        "125m": 125_239_296,
+        "350m": 331_196_416,
+        "1.3b": 1_315_758_080,
+        "2.7b": 2_651_596_800,
+        "6.7b": 6_658_473_984,
+        "13b": 12_853_473_280,
+        "30b": 29_974_540_288,
+        "66b": 65_719_701_504,
+        "175b": 174_604_468_224,
+    },
+    "Cerebras-GPT": {
+        "111m": 111_050_496,
+        "256m": 255_977_024,
+        "590m": 590_310_912,
+        "1.3b": 1_315_723_264,
+        "2.7b": 2_651_553_280,
+        "6.7b": 6_658_404_352,
+        "13b": 12_853_386_240,
+    },
+    "GPT2-Chinese": {
+        "small": 81_894_144,
+        "distil": 59_541_504,
+        "base": 102_068_736,
+        "medium": 324_995_072,
+        "large": 736_744_960,
+        "xlarge": 1_511_004_800,
+        "poem": 103_166_208,
+        "ancient": 105_326_592,
+    },
+    "CTRL": {"1.6b": 1_637_964_550},
+}
+# The model cards of Pythia: all but the two tables of tokens.
+PYTHIA_NON_EMBEDDING = {
+    "14m": 1_189_888,
+    "31m": 4_739_072,
+    "70m": 18_915_328,
+    "160m": 85_056_000,
+    "410m": 302_311_424,
+    "1b": 805_736_448,
+    "1.4b": 1_208_602_624,
+    "2.8b": 2_517_652_480,
+    "6.9b": 6_444_163_072,
+    "12b": 11_327_027_200,
+}
+
+
+def test_every_published_size_has_its_parameters():
+    """By the formula; no size is missing and none is added."""
+    counts = {
+        name: {size: num_params(model) for size, model in sizes.items()}
+        for name, sizes in family().items()
+    }
+    assert counts == PUBLISHED
+    for size, model in family()["Pythia"].items():
+        assert num_non_embedding_params(model) == PYTHIA_NON_EMBEDDING[size]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_formula_counts_what_the_decoder_has(name):
+    """By `eval_shape` of each model's smallest size, less the rows that pad the vocabulary."""
+    model = min(family()[name].values(), key=num_params)
+    shapes = jax.eval_shape(GPT(model).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nn.unbox(shapes)["params"]))
+    tables = 1 if model.tied_head else 2
+    row = tables * model.token_dim + model.head_bias
+    assert count - (model.padded_vocab_size - model.vocab_size) * row == num_params(model)

@@ -24,6 +24,7 @@ from gpt_jax.data.tokenizers import (
     Tokenizer,
     load_tokenizer,
     read_model,
+    read_tokenizer,
     train_sentencepiece,
 )
 
@@ -135,7 +136,7 @@ def _chosen_tokenizer(config: Config, survey: _Survey) -> Tokenizer | None:
     elif choice == CharacterTokenizer.kind:
         tokenizer = CharacterTokenizer(survey.characters)
     else:
-        tokenizer = read_model(choice)
+        tokenizer = read_model(choice) if choice.endswith(".model") else read_tokenizer(choice)
     needed = tokenizer.vocab_size
     require(
         asked == 0 or asked >= needed,

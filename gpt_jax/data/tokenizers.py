@@ -1,7 +1,8 @@
 """Text to token ids and back, without losing a byte.
 
 Every tokenizer is a table of the bytes that each id stands for, plus a way to encode. One id, the
-separator, stands for no bytes: it follows each document, and no text encodes to it.
+separator, stands for no bytes: it follows each document, and no text encodes to it, unless the
+caller says that names of special tokens in the text mean those tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import io
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -36,22 +37,57 @@ class Tokenizer(ABC):
     """What the rest of the program knows of a tokenizer."""
 
     kind: ClassVar[str]
+    prefix: tuple[int, ...] = ()
+    """Ids that go before a prompt."""
+    max_length: int | None = None
+    """The longest text, in tokens, that the tokenizer's files say its model can read."""
 
-    def __init__(self, table: Sequence[bytes], separator: int, digest: str):
+    def __init__(
+        self,
+        table: Sequence[bytes],
+        separator: int,
+        digest: str,
+        special_tokens: Mapping[str, int] | None = None,
+    ):
         self.table = tuple(table)
         """The bytes that each id stands for; none for the separator and other control ids."""
         self.vocab_size = len(self.table)
         self.separator = separator
         self.digest = digest
         """SHA-256 of what defines it."""
+        self.special_tokens = dict(special_tokens or {SEPARATOR_PIECE: separator})
+        """The ids that stand for no text, by name."""
+
+    def encode(self, text: str, special_tokens: bool = False) -> np.ndarray:
+        """Token ids (N,) int32 of any text.
+
+        Args:
+          text: any valid Unicode.
+          special_tokens: the name of a special token in the text stands for that token; without
+            it, the name is text like any other.
+
+        Raises:
+          InputError: text that the tokenizer has no tokens for, or half of a surrogate pair.
+        """
+        if not special_tokens:
+            return self._encode(text)
+        names = sorted(map(re.escape, self.special_tokens), key=len, reverse=True)
+        parts = re.split(f"({'|'.join(names)})", text)
+        ids = [self._encode(part) for part in parts]
+        ids[1::2] = [np.array([self.special_tokens[name]], np.int32) for name in parts[1::2]]
+        return np.concatenate(ids)
+
+    def encode_batch(self, texts: Sequence[str], special_tokens: bool = False) -> list[np.ndarray]:
+        """What `encode` gives for each of `texts`."""
+        return [self.encode(text, special_tokens) for text in texts]
 
     @abstractmethod
-    def encode(self, text: str) -> np.ndarray:
-        """Token ids (N,) int32 of any text; raises InputError for text it has no tokens for."""
+    def _encode(self, text: str) -> np.ndarray:
+        """The ids of text in which no name is special."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json, and a .model file where there is one, into `folder`."""
+        """Write tokenizer.json, and the files that it goes by where there are any, to `folder`."""
 
     @functools.cached_property
     def byte_lengths(self) -> np.ndarray:
@@ -66,8 +102,11 @@ class Tokenizer(ABC):
         """The text of `ids`; what is not UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def stream(self) -> TextStream:
-        """A decoder for ids that arrive one by one."""
+    def stream(self, after: Iterable[int] = ()) -> TextStream:
+        """A decoder for ids that arrive one by one, of the text that follows that of `after`.
+
+        The bytes of an id do not depend on the ids before it; in other kinds of tokenizer they do.
+        """
         return TextStream(self.table)
 
 
@@ -97,8 +136,8 @@ class ByteTokenizer(Tokenizer):
         table = [bytes([value]) for value in range(256)]
         super().__init__([*table, b""], separator=256, digest=_sha256(definition))
 
-    def encode(self, text: str) -> np.ndarray:
-        return np.frombuffer(_utf8(text), np.uint8).astype(np.int32)
+    def _encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(utf8_bytes(text), np.uint8).astype(np.int32)
 
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_bytes(_definition(self.kind))
@@ -116,7 +155,7 @@ class CharacterTokenizer(Tokenizer):
         table = [character.encode() for character in self.characters]
         super().__init__([*table, b""], separator=len(table), digest=_sha256(self._definition))
 
-    def encode(self, text: str) -> np.ndarray:
+    def _encode(self, text: str) -> np.ndarray:
         points = _code_points(text)
         ids = np.searchsorted(self._points, points)
         known = self._points[np.minimum(ids, len(self._points) - 1)] == points
@@ -144,29 +183,43 @@ class SentencePieceTokenizer(Tokenizer):
     kind = "sentencepiece"
 
     def __init__(self, model: bytes):
-        self._model = model
+        self.model = model
+        """The .model file."""
         self._processor = processor = _load_model(model)
         table = [_piece_bytes(processor, token) for token in range(processor.get_piece_size())]
         controls = [token for token in (processor.eos_id(), processor.bos_id()) if token >= 0]
         if not controls:
             table.append(b"")
         separator = controls[0] if controls else len(table) - 1
-        super().__init__(table, separator, _sha256(model))
+        names = {
+            processor.id_to_piece(token): token
+            for token in range(processor.get_piece_size())
+            if processor.is_control(token)
+        }
+        if not controls:
+            names[SEPARATOR_PIECE] = separator
+        super().__init__(table, separator, _sha256(model), names)
         byte_ids = [processor.piece_to_id(piece) for piece in BYTE_PIECES]
-        self._lossless = all(map(processor.is_byte, byte_ids)) and (
+        self.lossless = all(map(processor.is_byte, byte_ids)) and (
             self.decode(processor.encode(PROBE)) == PROBE
         )
+        """Whether it gives back any text as it was."""
         self._space_mark = [byte_ids[value] for value in SPACE_MARK.encode()]
         # No piece crosses the end of a line in our own models: line by line gives the same ids as
         # the whole text does, 1.5 times as fast.
         self._by_line = not any(b"\n" in piece and piece != b"\n" for piece in table)
 
-    def encode(self, text: str) -> np.ndarray:
-        _utf8(text)
-        if not self._lossless:
+    def _encode(self, text: str) -> np.ndarray:
+        utf8_bytes(text)
+        if not self.lossless:
             return np.array(self._processor.encode(text), np.int32)
         parts = map(self._encode_part, text.split(SPACE_MARK))
         return np.array(_join(parts, self._space_mark), np.int32)
+
+    def piece_id(self, piece: str) -> int | None:
+        """The id of a piece of the model; None for what is none."""
+        found = self._processor.piece_to_id(piece)
+        return found if self._processor.id_to_piece(found) == piece else None
 
     def _encode_part(self, text: str) -> list[int]:
         """The ids of text without U+2581."""
@@ -177,7 +230,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_bytes(_definition(self.kind))
-        (folder / "tokenizer.model").write_bytes(self._model)
+        (folder / "tokenizer.model").write_bytes(self.model)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -189,6 +242,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             return SentencePieceTokenizer((Path(folder) / "tokenizer.model").read_bytes())
         if saved["kind"] == CharacterTokenizer.kind:
             return CharacterTokenizer(saved["characters"])
+        if saved["kind"] == "huggingface":
+            # That file is built on this one, and its library is slow to load.
+            from gpt_jax.data.hf_tokenizers import read_tokenizer_files
+
+            return read_tokenizer_files(Path(folder) / "files", saved["model_type"])
         require(saved["kind"] == ByteTokenizer.kind, f"it has the unknown kind {saved['kind']!r}.")
         return ByteTokenizer()
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -204,6 +262,20 @@ def read_model(path: str) -> SentencePieceTokenizer:
         return SentencePieceTokenizer(Path(path).expanduser().read_bytes())
     except (OSError, InputError) as error:
         raise InputError(f"data.tokenizer={path!r} cannot be read: {error}") from error
+
+
+def read_tokenizer(path: str) -> Tokenizer:
+    """The tokenizer of a folder: one that this program saved, or of the Hugging Face format."""
+    folder = Path(path).expanduser()
+    try:
+        ours = "kind" in json.loads((folder / "tokenizer.json").read_bytes())
+    except (OSError, ValueError):
+        ours = False
+    if ours:
+        return load_tokenizer(folder)
+    from gpt_jax.data.hf_tokenizers import read_tokenizer_files
+
+    return read_tokenizer_files(folder)
 
 
 def train_sentencepiece(
@@ -302,7 +374,8 @@ def _join(parts: Iterable[list[int]], between: list[int]) -> list[int]:
     return joined
 
 
-def _utf8(text: str) -> bytes:
+def utf8_bytes(text: str) -> bytes:
+    """The UTF-8 of `text`; raises InputError for half of a surrogate pair."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -314,7 +387,7 @@ def _utf8(text: str) -> bytes:
 
 def _code_points(text: str) -> np.ndarray:
     """(N,) uint32, one for each character."""
-    _utf8(text)
+    utf8_bytes(text)
     return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 
 

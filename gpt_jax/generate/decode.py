@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -187,8 +187,15 @@ def _check_fit(config: ModelConfig, prompts: Sequence[np.ndarray], max_new_token
 
 def room_after(config: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str]) -> int:
     """Tokens that the context has room for after the longest prompt, and 1 where it has none."""
-    longest = max(len(tokenizer.encode(prompt)) if prompt else 1 for prompt in prompts)
+    longest = max(len(prompt_ids(tokenizer, prompt)) for prompt in prompts)
     return max(config.context_length - longest, 1)
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
+    """What the model reads of a prompt, (T,) int32: an empty one begins a document."""
+    if not prompt:
+        return np.array([tokenizer.separator], np.int32)
+    return np.concatenate([np.array(tokenizer.prefix, np.int32), tokenizer.encode(prompt)])
 
 
 def generate(
@@ -209,11 +216,8 @@ def generate(
     back until it is known not to be. An empty prompt begins a document. Raises InputError as
     `generate_tokens` does.
     """
-    ids = [
-        np.asarray(tokenizer.encode(prompt) if prompt else [tokenizer.separator], np.int32)
-        for prompt in prompts
-    ]
-    rows = [_Row(tokenizer, stop) for _ in ids]
+    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    rows = [_Row(tokenizer, stop, prompt) for prompt in ids]
     vocab_size = min(tokenizer.vocab_size, config.vocab_size)
     for tokens in generate_tokens(
         config, params, ids, max_new_tokens, how, vocab_size=vocab_size, seed=seed
@@ -227,8 +231,10 @@ def generate(
 class _Row:
     """Tokens of one row to text, up to a stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self._separator, self._stream = tokenizer.separator, tokenizer.stream()
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], prompt: Iterable[int] = ()
+    ) -> None:
+        self._separator, self._stream = tokenizer.separator, tokenizer.stream(prompt)
         self._stop = [text for text in stop if text]
         self._held, self.ended = "", False
 

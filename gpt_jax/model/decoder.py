@@ -21,7 +21,7 @@ from jax import Array
 from gpt_jax.config import AttentionKind, ModelConfig, require
 from gpt_jax.model.attention import MASKED, attend
 from gpt_jax.model.cache import KeysAndValues, KVCache, LayerCache
-from gpt_jax.model.positions import Rotation, rotate, rotation, sinusoids
+from gpt_jax.model.positions import Rotation, frequencies, rotate, rotation, sinusoids
 
 INIT_STD = 0.02
 POSITION_INIT_STD = 0.01
@@ -305,7 +305,8 @@ class GPT(nn.Module):
         self.sow("intermediates", "embedded", x_BTD)
         turn = None
         if c.rotated_dim:
-            turn = rotation(length, c.rotated_dim, c.rotary_base, positions_BT, c.context_length)
+            places_BT = jnp.arange(length)[None] if positions_BT is None else positions_BT
+            turn = rotation(places_BT, c.context_length, frequencies(c.rotated_dim, c.rotary_base))
         if cache is None:
             x_BTD, _ = self.layers(x_BTD, turn, segment_ids_BT, None)
         else:
@@ -327,10 +328,10 @@ class GPT(nn.Module):
             x_BTD = x_BTD * c.embed_dim**0.5
         if c.rotated_dim:
             return x_BTD
-        if c.position_encoding == "learned":
-            positions_TD = constrain(self.positions_TD[c.position_offset :].astype(c.dtype), "..")
-        else:
-            positions_TD = sinusoids(c.context_length, c.embed_dim).astype(c.dtype)
+        if c.position_encoding == "sinusoidal":
+            places_BT = jnp.arange(length)[None] if positions_BT is None else positions_BT
+            return x_BTD + sinusoids(places_BT, c.context_length, c.embed_dim).astype(c.dtype)
+        positions_TD = constrain(self.positions_TD[c.position_offset :].astype(c.dtype), "..")
         return x_BTD + (
             positions_TD[:length] if positions_BT is None else positions_TD[positions_BT]
         )

@@ -1,7 +1,8 @@
 """Where a token stands, told without parameters: rotated queries and keys, and fixed sinusoids.
 
-Angles are computed in float64 when a program is traced, and rounded once: place times frequency
-in float32, as other libraries have it, loses digits with the length of the sequence.
+An angle is a place times a frequency. In float32, as other libraries multiply them, that product
+loses digits with the length of the sequence; here cosine and sine of place a R + b are put together
+from those of a R and of b, two short tables made in float64.
 """
 
 from __future__ import annotations
@@ -13,22 +14,28 @@ from jax import Array
 Rotation = tuple[Array, Array]
 """Cosines and sines of the angles, each (B or 1, T, R / 2) float32, for R rotated dims."""
 
+_ROW = 256
+"""Places that one row of the table is for."""
 
-def rotation(
-    length: int, rotary_dim: int, base: float, positions_BT: Array | None, num_places: int
-) -> Rotation:
-    """Angles of RoFormer (Su et al. 2021, eq. 15): place m turns pair i by m base^(-2i / R).
 
-    `positions_BT` are places of each token below `num_places`; None: 0 to `length` - 1.
+def rotation(positions_BT: Array, num_places: int, frequencies: np.ndarray) -> Rotation:
+    """Cosine and sine of place times frequency, two arrays (B, T, F), exact to float32's rounding.
+
+    Args:
+      positions_BT: places below `num_places`, int32.
+      frequencies: (F,) float64, in radians per place.
     """
-    frequencies = base ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
-    angles = np.arange(num_places)[:, None] * frequencies
-    tables = (jnp.asarray(part(angles), jnp.float32) for part in (np.cos, np.sin))
-    if positions_BT is None:
-        cos, sin = (table[None, :length] for table in tables)
-    else:
-        cos, sin = (table[positions_BT] for table in tables)
-    return cos, sin
+    rows = np.arange(-(-num_places // _ROW))[:, None] * (_ROW * frequencies)
+    places = np.arange(_ROW)[:, None] * frequencies
+    row, place = positions_BT // _ROW, positions_BT % _ROW
+    cos_row, sin_row = (jnp.asarray(part(rows), jnp.float32)[row] for part in (np.cos, np.sin))
+    cos, sin = (jnp.asarray(part(places), jnp.float32)[place] for part in (np.cos, np.sin))
+    return cos_row * cos - sin_row * sin, sin_row * cos + cos_row * sin
+
+
+def frequencies(width: int, base: float) -> np.ndarray:
+    """base^(-2i / width) for i below width / 2 (RoFormer, Su et al. 2021, eq. 15), float64."""
+    return base ** (-np.arange(0, width, 2) / width)
 
 
 def rotate(x_BTNH: Array, turn: Rotation, interleaved: bool) -> Array:
@@ -48,12 +55,11 @@ def rotate(x_BTNH: Array, turn: Rotation, interleaved: bool) -> Array:
     return jnp.concatenate([turned.astype(x_BTNH.dtype), rest], -1)
 
 
-def sinusoids(num_places: int, width: int) -> Array:
-    """Fixed positions (T, D) float32: the sines of all frequencies, then their cosines.
+def sinusoids(positions_BT: Array, num_places: int, width: int) -> Array:
+    """Fixed positions (B, T, D) float32: the sines of all frequencies, then their cosines.
 
     The angles are those of Vaswani et al. 2017, section 3.5, which interleaves the two; CTRL,
     whose order this is, lays them side by side.
     """
-    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
-    angles = np.arange(num_places)[:, None] * frequencies
-    return jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], -1), jnp.float32)
+    cos, sin = rotation(positions_BT, num_places, frequencies(width, 10000.0))
+    return jnp.concatenate([sin, cos], -1)

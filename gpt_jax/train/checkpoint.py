@@ -248,7 +248,7 @@ def _writer() -> ocp.AsyncCheckpointer:
 
 
 def load_params(
-    folder: Path, abstract_params: Any = None, step: int | None = None
+    folder: Path, abstract_params: Any = None, step: int | None = None, any_dtype: bool = False
 ) -> tuple[int, Any, dict[str, Any]]:
     """Parameters alone, as (step, params, meta), of one step or of the newest good one.
 
@@ -258,6 +258,7 @@ def load_params(
     Args:
       abstract_params: as in `Checkpointer.restore`. None: nested dicts as they were saved, on one
         device.
+      any_dtype: take the dtypes that were saved, and not those of `abstract_params`.
 
     Raises:
       InputError: there is no such checkpoint, it is damaged, or it holds other parameters.
@@ -269,7 +270,8 @@ def load_params(
         f"there is no checkpoint of step {step} in {folder}: there are {_listed(steps)}.",
     )
     wanted = steps if step is None else [step]
-    good, _ = _newest_good(folder.absolute(), wanted, {"params": abstract_params})
+    abstract = {"params": abstract_params}
+    good, _ = _newest_good(folder.absolute(), wanted, abstract, any_dtype)
     assert good is not None  # as `wanted` is not empty
     record, state = good
     return record["step"], state["params"], record["meta"]
@@ -285,14 +287,14 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _newest_good(
-    folder: Path, steps: list[int], abstract: dict[str, Any]
+    folder: Path, steps: list[int], abstract: dict[str, Any], any_dtype: bool = False
 ) -> tuple[tuple[dict[str, Any], dict[str, Any]] | None, list[int]]:
     """((record, state) of the newest good step, the damaged steps newer than it)."""
     damaged = []
     for step in reversed(steps):
         path = folder / str(step)
         try:
-            return _read(path, abstract), damaged
+            return _read(path, abstract, any_dtype), damaged
         except _DamagedError as error:
             log.warning("checkpoint %s is damaged and passed over: %s", path, error)
             damaged.append(step)
@@ -304,13 +306,17 @@ def _newest_good(
     return None, damaged
 
 
-def _read(path: Path, abstract: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(
+    path: Path, abstract: dict[str, Any], any_dtype: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The record and the arrays asked for, or `_DamagedError`; `InputError` if they do not fit."""
     record = _read_record(path)
     abstract = {
         name: _abstract_dicts(record["layout"], name) if tree is None else tree
         for name, tree in abstract.items()
     }
+    if any_dtype:
+        abstract = _as_saved(record["layout"], abstract)
     _check_fit(path, record["layout"], abstract)
     items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
     state = _restore_items(path, items)
@@ -386,6 +392,16 @@ def _abstract_dicts(layout: dict[str, list[Any]], item: str) -> dict[str, Any]:
         if name.startswith(f"{item}/")
     }
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _as_saved(layout: dict[str, list[Any]], abstract: dict[str, Any]) -> dict[str, Any]:
+    """`abstract` with the dtypes that were saved."""
+
+    def leaf(path: Any, x: Any) -> Any:
+        kind = layout.get(jax.tree_util.keystr(path, simple=True, separator="/"))
+        return jax.ShapeDtypeStruct(x.shape, kind[0] if kind else x.dtype, sharding=x.sharding)
+
+    return jax.tree_util.tree_map_with_path(leaf, abstract)
 
 
 def _reason(error: BaseException) -> str:

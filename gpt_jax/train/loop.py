@@ -16,7 +16,7 @@ from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.flops import num_params
 from gpt_jax.train.checkpoint import Checkpointer
 from gpt_jax.train.metrics import Display, MetricsLog, Record
-from gpt_jax.train.run import RunFolder, StopSignals
+from gpt_jax.train.run import RunFolder, StopSignals, check_origin, initial_params
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import Program
 
@@ -50,6 +50,8 @@ def train(config: Config, workdir: Path) -> Outcome:
     with RunFolder(workdir, config) as run:
         corpus = prepare(config)
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
+        if config.init_from and run.is_new:
+            check_origin(config, corpus.tokenizer)
         program = Program(config)
         keep = config.checkpoint
         with Checkpointer(run.checkpoints, keep.keep_last, keep.keep_best) as checkpointer:
@@ -189,7 +191,10 @@ def _start(
     batches = train_batches(corpus.train, program.config, schedule, program.rows, program.num_micro)
     found = checkpointer.restore(abstract.params, dataclasses.replace(abstract, params={}))
     if found is None:
-        return program.create_state(), 0, batches
+        params = None
+        if program.config.init_from:
+            params = initial_params(program.config, abstract.params)
+        return program.create_state(params), 0, batches
     step, params, rest, meta = found
     require(
         meta["corpus"] == corpus.folder.name,
@@ -238,4 +243,6 @@ def describe(program: Program, corpus: Corpus, step: int) -> str:
     ]
     if step:
         lines.append(f"continuing from step {step}")
+    elif config.init_from:
+        lines.append(f"start   the parameters of {config.init_from}")
     return "\n".join(lines)

@@ -25,12 +25,27 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.config import Config, InputError, disagreements, from_dict, require
+from gpt_jax.config import Config, InputError, ModelConfig, flatten, from_dict, require
 from gpt_jax.data.tokenizers import Tokenizer, load_tokenizer
 from gpt_jax.model.decoder import GPT
 from gpt_jax.train.checkpoint import load_params
 
 RUNS = Path("runs")
+
+# What may change when a run is continued: where it runs and how it is watched, not what it
+# computes. A different mesh or micro-batch sees the same samples in the same order, equal up to
+# rounding.
+FREE_ON_RESUME = (
+    "mesh.",
+    "checkpoint.",
+    "model.remat",
+    "model.scan_unroll",
+    "data.cache_dir",
+    "train.device_batch_tokens",
+    "train.log_every",
+    "train.max_skipped_in_row",
+    "train.sample_",
+)
 
 
 class RunFolder:
@@ -49,10 +64,17 @@ class RunFolder:
         )
         foreign = path.is_dir() and any(path.iterdir()) and not (path / "config.json").exists()
         require(
+            not config.init_from or Path(config.init_from).expanduser().resolve() != path.resolve(),
+            f"a run starts in another folder than the one it is initialised from, and both are "
+            f"{path}: name another --workdir.",
+        )
+        require(
             not foreign or (path / "lock").exists(),
             f"--workdir must name a new folder or a run's, and {path} holds other files.",
         )
         self._made = not path.exists()
+        self.is_new = not (path / "config.json").exists()
+        """Whether no training in it has begun yet."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = (path / "lock").open("a")
@@ -106,13 +128,28 @@ class RunFolder:
 
     def write(self, config: Config, tokenizer: Tokenizer) -> None:
         """Keep what the run needs to be read anywhere."""
-        (self.path / "tokenizer").mkdir(exist_ok=True)
-        tokenizer.save(self.path / "tokenizer")
-        write_json(self.path / "config.json", dataclasses.asdict(config))
+        write_run(self.path, config, tokenizer)
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+
+def disagreements(ran: Config, asked: Config) -> list[str]:
+    """What a continued run would change against its own config: "field: 4 in the run, 6 asked"."""
+    old, new = flatten(ran), flatten(asked)
+    return [
+        f"{name}: {old[name]!r} in the run, {new[name]!r} asked"
+        for name in old
+        if old[name] != new[name] and not name.startswith(FREE_ON_RESUME)
+    ]
+
+
+def write_run(path: Path, config: Config, tokenizer: Tokenizer) -> None:
+    """Write what makes a folder a run: its tokenizer, and then its config."""
+    (path / "tokenizer").mkdir(exist_ok=True)
+    tokenizer.save(path / "tokenizer")
+    write_json(path / "config.json", dataclasses.asdict(config))
 
 
 def new_run_path(name: str) -> Path:
@@ -148,22 +185,57 @@ def read_config(run: Path) -> Config:
 
 
 def load(run: str | Path) -> tuple[Config, Any, Tokenizer]:
-    """A trained model: `config, params, tokenizer = gpt_jax.load(run)`.
+    """A trained or converted model: `config, params, tokenizer = gpt_jax.load(run)`.
 
-    The parameters are those of the newest good checkpoint, float32, on one device, ready for
+    The parameters are those of the newest good checkpoint, in the dtype that they were saved in
+    (float32 where they were trained), on one device, ready for
     `gpt_jax.GPT(config.model).apply({"params": params}, tokens)`. Raises InputError where `run` is
     not a run's folder or has no checkpoint to read. The run itself is not touched.
     """
     run = Path(run)
     config = read_config(run)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    boxed = jax.eval_shape(GPT(config.model).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    params = load_model(run, config.model, jax.local_devices()[0])
+    return config, params, load_tokenizer(run / "tokenizer")
+
+
+def load_model(run: Path, model: ModelConfig, device: Any) -> Any:
+    """The newest good parameters of a run, whole on one device, in the dtype they were saved in."""
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    boxed = jax.eval_shape(GPT(model).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         nn.unbox(boxed)["params"],
     )
-    _, params, _ = load_params(run / "checkpoints", abstract)
-    return config, params, load_tokenizer(run / "tokenizer")
+    return load_params(run / "checkpoints", abstract, any_dtype=True)[1]
+
+
+def check_origin(config: Config, tokenizer: Tokenizer) -> None:
+    """Raise InputError unless the run that `config` starts from is of its model and tokenizer."""
+    run = Path(config.init_from).expanduser()
+    old, new = (flatten(model.architecture) for model in (read_config(run).model, config.model))
+    differences = [
+        f"model.{name}: {old[name]!r} there, {new[name]!r} here"
+        for name in old
+        if old[name] != new[name] and not name.endswith("_dropout")
+    ]
+    require(
+        not differences,
+        f"a run starts from parameters of the same model, and {run} differs in "
+        f"{'; '.join(differences)}: give the model of that run.",
+    )
+    theirs = load_tokenizer(run / "tokenizer")
+    require(
+        theirs.digest == tokenizer.digest,
+        f"a run goes on with the tokenizer of the one it starts from, and that of {run} is another "
+        f"(digests {theirs.digest[:12]} there, {tokenizer.digest[:12]} here): set --data.tokenizer "
+        f"{run / 'tokenizer'}.",
+    )
+
+
+def initial_params(config: Config, abstract: Any) -> Any:
+    """The parameters of the run that `config` starts from, laid out as in `abstract`."""
+    run = Path(config.init_from).expanduser()
+    return load_params(run / "checkpoints", abstract, any_dtype=True)[1]
 
 
 def command(arguments: list[str]) -> str:

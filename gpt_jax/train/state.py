@@ -53,12 +53,28 @@ def abstract_state(model: GPT, tx: optax.GradientTransformation, mesh: Mesh) -> 
     )
 
 
-def create_state(seed: int, model: GPT, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The state at step 0: each device computes its own part of it."""
+def create_state(
+    seed: int,
+    model: GPT,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    params: Any = None,
+) -> TrainState:
+    """The state at step 0: each device computes its own part of it.
+
+    Its parameters are drawn from `seed`, or are `params` in float32 where these are given.
+    """
     out = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, tx, mesh))
 
-    def init(key: Array) -> TrainState:
+    def draw(key: Array) -> TrainState:
         return nn.unbox(init_state(key, model, tx))
 
+    def take(params: Any) -> TrainState:
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+        zero = jnp.int32(0)
+        return TrainState(zero, zero, params, tx.init(params), zero, zero)
+
     with jax.set_mesh(mesh), rules():
-        return jax.jit(init, out_shardings=out)(jax.random.key(seed))
+        if params is None:
+            return jax.jit(draw, out_shardings=out)(jax.random.key(seed))
+        return jax.jit(take, out_shardings=out)(params)

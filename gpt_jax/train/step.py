@@ -134,9 +134,9 @@ class Program:
         evaluate = partial(eval_step, model=self.model, config=config, shards=shards)
         self._evaluate = jax.jit(evaluate, out_shardings=replicated(self.mesh))
 
-    def create_state(self) -> TrainState:
-        """The state at step 0."""
-        return create_state(self.config.train.seed, self.model, self.tx, self.mesh)
+    def create_state(self, params: Any = None) -> TrainState:
+        """The state at step 0, with `params` where they are given and fresh ones where not."""
+        return create_state(self.config.train.seed, self.model, self.tx, self.mesh, params)
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         """`train_step` over the mesh, dispatched and not waited for; `state` is donated."""

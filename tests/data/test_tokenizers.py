@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gpt_jax.config import InputError
 from gpt_jax.data.tokenizers import (
+    SEPARATOR_PIECE,
     ByteTokenizer,
     CharacterTokenizer,
     SentencePieceTokenizer,
@@ -122,8 +123,35 @@ def test_a_stream_holds_half_a_character_back():
     assert stream.flush() == "\ufffd"
 
 
+@LOSSLESS
+def test_names_of_special_tokens(tokenizer):
+    """Text by default, and tokens where that is asked for."""
+    name, separator = SEPARATOR_PIECE, tokenizer.separator
+    assert tokenizer.special_tokens == {name: separator}
+    assert (tokenizer.prefix, tokenizer.max_length) == ((), None)
+    text = f"a{name}\n{name}{name}"
+    check(tokenizer, text)
+    ids = tokenizer.encode(text, special_tokens=True)
+    a, line = tokenizer.encode("a"), tokenizer.encode("\n")
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [*a, separator, *line, separator, separator]
+    assert tokenizer.decode(ids) == "a\n"
+    for special in (False, True):
+        batch = tokenizer.encode_batch(["", text, "b"], special_tokens=special)
+        alone = [tokenizer.encode(part, special_tokens=special) for part in ("", text, "b")]
+        assert [ids.tolist() for ids in batch] == [ids.tolist() for ids in alone]
+
+
+def test_pieces_of_a_given_model_by_name():
+    tokenizer = SentencePieceTokenizer(given_model(vocab_size=60))
+    assert tokenizer.special_tokens == {"<s>": 1, "</s>": 2}
+    assert tokenizer.encode("<s></s>", special_tokens=True).tolist() == [1, 2]
+    assert not {1, 2} & {*tokenizer.encode("<s></s>").tolist()}
+    assert (tokenizer.piece_id("</s>"), tokenizer.piece_id("<none>")) == (2, None)
+
+
 def test_line_by_line_is_what_sentencepiece_itself_gives():
-    own = sentencepiece.SentencePieceProcessor(model_proto=LEARNED._model)
+    own = sentencepiece.SentencePieceProcessor(model_proto=LEARNED.model)
     for text in ("def f(x):\n    return x + 1\n", "\n\nword\n \nword word\n", "no newline"):
         assert LEARNED.encode(text).tolist() == own.encode(text)
 

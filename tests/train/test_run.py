@@ -16,9 +16,26 @@ from tiny_run import BATCH_TOKENS, STEPS, TEXTS, files, metrics, saved, saved_st
 
 import gpt_jax
 from gpt_jax.cli import load_experiment, main
-from gpt_jax.config import Config, InputError, MeshConfig, ModelConfig, OptimizerConfig
+from gpt_jax.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    InputError,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    flatten,
+)
 from gpt_jax.data.tokenizers import ByteTokenizer, CharacterTokenizer
-from gpt_jax.train.run import RunFolder, StopSignals, command, new_run_path, write_json
+from gpt_jax.train.run import (
+    RunFolder,
+    StopSignals,
+    command,
+    disagreements,
+    new_run_path,
+    write_json,
+)
 
 
 @pytest.mark.slow
@@ -343,3 +360,55 @@ def test_a_second_interrupt_ends_the_command_with_130(tmp_path, monkeypatch, cap
     assert main(["generate", str(tmp_path)]) == 130
     assert capsys.readouterr().err == ""
     assert not [handler for handler in logging.root.handlers if handler.level == logging.DEBUG]
+
+
+def test_disagreements_name_each_field_with_both_values():
+    """What a run may not change while it is continued, in the order of the fields."""
+    ran = Config(name="a")
+    asked = dataclasses.replace(
+        ran,
+        model=dataclasses.replace(ran.model, num_layers=6),
+        train=dataclasses.replace(ran.train, total_tokens=99),
+    )
+    assert disagreements(ran, asked) == [
+        "model.num_layers: 4 in the run, 6 asked",
+        "train.total_tokens: 10000000 in the run, 99 asked",
+    ]
+    assert disagreements(ran, ran) == []
+
+
+def test_where_and_how_it_is_watched_may_change():
+    """Devices, checkpoints, logging and the closing sample do not change what is computed."""
+    ran = Config()
+    asked = Config(
+        model=ModelConfig(remat="full", scan_unroll=2),
+        data=DataConfig(cache_dir="/elsewhere"),
+        train=TrainConfig(
+            device_batch_tokens=1024,
+            log_every=1,
+            max_skipped_in_row=3,
+            sample_prompt="x",
+            sample_tokens=1,
+        ),
+        checkpoint=CheckpointConfig(every=7, keep_last=5, keep_best=0),
+        mesh=MeshConfig(data=2, fsdp=2, tensor=2),
+    )
+    assert disagreements(ran, asked) == []
+
+
+def test_every_other_field_may_not_change():
+    """Field by field: all that is not on the list above is a disagreement, and only it."""
+    free = {
+        *("model.remat", "model.scan_unroll", "data.cache_dir"),
+        *("train.device_batch_tokens", "train.log_every", "train.max_skipped_in_row"),
+        *("train.sample_prompt", "train.sample_tokens"),
+        *("checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_best"),
+        *("mesh.data", "mesh.fsdp", "mesh.tensor"),
+    }
+    ran = Config()
+    for name in flatten(ran):
+        asked = Config()
+        part = asked if "." not in name else getattr(asked, name.split(".")[0])
+        object.__setattr__(part, name.split(".")[-1], "something else")  # past all the rules
+        expected = [] if name in free else [name]
+        assert [line.split(":")[0] for line in disagreements(ran, asked)] == expected

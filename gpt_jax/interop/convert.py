@@ -1,0 +1,164 @@
+"""Runs from checkpoints in the Hugging Face format, and such checkpoints from runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from gpt_jax.config import Config, MeshConfig, ModelConfig, require
+from gpt_jax.data.tokenizers import Tokenizer, load_tokenizer
+from gpt_jax.interop.hf_config import to_config_json
+from gpt_jax.interop.layout import Place, places
+from gpt_jax.interop.load import load_hf
+from gpt_jax.interop.names import NAMES
+from gpt_jax.interop.tokenizer_files import write_tokenizer_files
+from gpt_jax.interop.weights import INDEX, SINGLE
+from gpt_jax.parallel.mesh import make_mesh
+from gpt_jax.train.checkpoint import Checkpointer
+from gpt_jax.train.digest import named_leaves
+from gpt_jax.train.run import load_model, read_config, write_json, write_run
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16}
+SHARD_BYTES = 5_000_000_000
+"""The largest file that is written, unless one tensor alone is larger; transformers' default."""
+
+
+def convert(folder: Path, run: Path, dtype: str | None = None, fsdp: int = 1) -> Config:
+    """Make a run at `run` of a folder in the Hugging Face format; returns its config.
+
+    The run has one checkpoint, of step 0, and can be generated from, exported, and named as
+    `init_from`, which its own config does: `gpt-jax train RUN --data.files ... ` goes on from it.
+
+    Args:
+      folder, dtype: as in `load_hf`.
+      run: a new folder; it is there whole or not at all.
+      fsdp: devices that the parameters are split over on their way.
+
+    Raises InputError where `load_hf` does, or where `run` is there already.
+    """
+    devices = jax.local_devices()
+    require(
+        1 <= fsdp <= len(devices),
+        f"parameters are split over 1 to {len(devices)} devices here, and {fsdp} are asked for.",
+    )
+    with _new_folder(run) as partial:
+        mesh = make_mesh(MeshConfig(data=1, fsdp=fsdp), devices[:fsdp])
+        config, params, tokenizer = load_hf(folder, dtype=dtype, mesh=mesh)
+        home = run.resolve()
+        data = dataclasses.replace(config.data, tokenizer=f"{home}/tokenizer")
+        config = dataclasses.replace(config, name=run.name, data=data, init_from=str(home))
+        with Checkpointer(partial / "checkpoints", keep_last=1, keep_best=0) as checkpointer:
+            meta = {"config": dataclasses.asdict(config)}
+            checkpointer.save(0, params, {"step": jnp.int32(0)}, meta)
+        write_run(partial, config, tokenizer)
+    return config
+
+
+def export(
+    run: Path, folder: Path, dtype: str | None = None, shard_bytes: int = SHARD_BYTES
+) -> str:
+    """Write the newest parameters of a run as a folder in the Hugging Face format.
+
+    config.json, model.safetensors (or several, with their index) and the tokenizer files, as
+    transformers reads them. Returns the model_type.
+
+    Args:
+      run: trained or converted.
+      folder: a new folder; it is there whole or not at all.
+      dtype: float32, bfloat16 or float16. None: as they were saved.
+      shard_bytes: the most that one file holds.
+
+    Raises InputError where `run` is no run, `folder` is there already, or the format has no
+    architecture that computes what the model does.
+    """
+    require(
+        dtype is None or dtype in DTYPES,
+        f"dtype must be one of {', '.join(DTYPES)}, and it is {dtype!r}.",
+    )
+    require(shard_bytes > 0, f"a file holds a positive number of bytes, and {shard_bytes} is none.")
+    config = read_config(run)
+    values = to_config_json(config.model)
+    with _new_folder(folder) as partial:
+        tokenizer = load_tokenizer(run / "tokenizer")
+        params = load_model(run, config.model, jax.local_devices(backend="cpu")[0])
+        kept = dtype or str(params["embedding"].dtype)
+        tensors = _tensors(values["model_type"], config.model, params)
+        _write_weights(partial, tensors, DTYPES[dtype] if dtype else None, shard_bytes)
+        write_tokenizer_files(tokenizer, partial, config.model.context_length)
+        write_json(partial / "config.json", values | _tokens(tokenizer) | {"torch_dtype": kept})
+    return values["model_type"]
+
+
+def _tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    end = tokenizer.separator
+    return {"bos_token_id": tokenizer.prefix[0] if tokenizer.prefix else end, "eos_token_id": end}
+
+
+def _tensors(kind: str, model: ModelConfig, params: Any) -> list[tuple[str, Place, np.ndarray]]:
+    """(name in the file, place, the array of ours that holds it) of every tensor."""
+    arrays = {path: np.asarray(leaf) for path, leaf in named_leaves(params).items()}
+    table = NAMES[kind]
+    return [
+        (
+            place.theirs if place.ours.startswith("head") else table.prefix + place.theirs,
+            place,
+            arrays[place.ours],
+        )
+        for place in places(kind, model)
+    ]
+
+
+def _write_weights(
+    folder: Path, tensors: list[tuple[str, Place, np.ndarray]], dtype: Any, shard_bytes: int
+) -> None:
+    """One file, or several and an index; the host holds what one file does besides the model."""
+    files: list[list[tuple[str, Place, np.ndarray]]] = [[]]
+    filled = total = 0
+    for name, place, array in tensors:
+        size = int(np.prod(place.their_shape)) * np.dtype(dtype or array.dtype).itemsize
+        if files[-1] and filled + size > shard_bytes:
+            files.append([])
+            filled = 0
+        files[-1].append((name, place, array))
+        filled, total = filled + size, total + size
+    index = {}
+    for number, part in enumerate(files, 1):
+        file = SINGLE
+        if len(files) > 1:
+            file = f"model-{number:05}-of-{len(files):05}.safetensors"
+        values = {name: place.to_theirs(array) for name, place, array in part}
+        if dtype is not None:
+            values = {name: value.astype(dtype) for name, value in values.items()}
+        save_file(values, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(values, file)
+    if len(files) > 1:
+        content = {"metadata": {"total_size": total}, "weight_map": index}
+        (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to fill, which takes its name when the body ends well."""
+    require(
+        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
+        f"what is written goes to a new folder, and {folder} is there already: name another, or "
+        "remove it.",
+    )
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
