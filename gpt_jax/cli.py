@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import importlib.util
 import io
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     experiment_help = (
         "a Python file with get_config(), such as experiments/quickstart.py, or the folder of a "
-        "run, for its config"
+        "run, to go on from its parameters in a new one"
     )
     override_help = (
         "Any field of the experiment can be given as an option, such as --model.num-layers 6; "
@@ -130,7 +131,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def load_experiment(path: Path, overrides: Sequence[str], command: str = "train") -> Config:
-    """The config of an experiment file, or of a run, with fields overridden from the command line.
+    """The config of an experiment file with fields overridden from the command line.
+
+    The folder of a run stands for its config, with its tokenizer and its newest parameters to start
+    from.
 
     Raises InputError where the file is missing or has no get_config(), or a value breaks a rule;
     exits with 2, and names the nearest field, where an option is unknown or ill-typed.
@@ -138,7 +142,11 @@ def load_experiment(path: Path, overrides: Sequence[str], command: str = "train"
     if path.is_dir():
         from gpt_jax.train.run import read_config
 
-        return _overridden(read_config(path), path, overrides, command)
+        default = read_config(path)
+        tokenizer = str(path.resolve() / "tokenizer")
+        data = dataclasses.replace(default.data, tokenizer=tokenizer)
+        default = dataclasses.replace(default, data=data, init_from=str(path.resolve()))
+        return _overridden(default, path, overrides, command)
     require(
         path.is_file(),
         f"an experiment is a Python file, and there is none at {path}: give the path of one, such "
@@ -296,6 +304,10 @@ def _convert(options: argparse.Namespace, _: Sequence[str]) -> None:
 def _export(options: argparse.Namespace, _: Sequence[str]) -> None:
     from gpt_jax.interop.convert import export
 
+    require(
+        1e-9 <= options.max_file_gb < 1e9,
+        f"a file holds a positive number of GB, and --max-file-gb is {options.max_file_gb}.",
+    )
     most = int(options.max_file_gb * 1e9)
     kind = export(options.run_folder, options.folder, options.dtype, most)
     print(f"{options.folder} holds the model of {options.run_folder} as transformers' {kind}.")

@@ -58,6 +58,8 @@ HEEDED = {
     "strip_accents": (None, ("bert",)),
 }
 """Settings that some do: the value that asks for nothing, and who does what is asked."""
+MAX_IDS = 1 << 24
+"""More than any vocabulary has: a larger id would make a table that does not fit the memory."""
 
 
 class Settings:
@@ -109,12 +111,18 @@ class Settings:
     def _extra(self) -> list[Any]:
         extra = self.config.get("extra_special_tokens")
         extra = extra or self.config.get("additional_special_tokens") or []
+        require(
+            isinstance(extra, list | dict),
+            f"the special tokens of tokenizer_config.json must be a list or an object, and there "
+            f"is {extra!r}: correct it.",
+        )
         return list(extra.values() if isinstance(extra, dict) else extra)
 
     def max_length(self) -> int | None:
         """model_max_length, unless it is the huge number that stands for none."""
         length = self.config.get("model_max_length")
-        return int(length) if isinstance(length, int | float) and 0 < length < 1e9 else None
+        number = isinstance(length, int | float) and not isinstance(length, bool)
+        return int(length) if number and 0 < length < 1e9 else None
 
 
 def _names_one(key: str, value: Any) -> bool:
@@ -134,11 +142,15 @@ def _name(value: Any) -> str:
 
 
 def _added(value: Any, special: bool = False) -> AddedToken:
-    flags = {} if isinstance(value, str) else dict(value)
+    given = value if isinstance(value, dict) else {}
     flags = {
-        key: flags[key] for key in ("lstrip", "rstrip", "normalized", "single_word") if key in flags
+        key: given[key] for key in ("lstrip", "rstrip", "normalized", "single_word") if key in given
     }
-    special = special or (isinstance(value, dict) and bool(value.get("special")))
+    require(
+        all(type(flag) is bool for flag in flags.values()),
+        f"the flags of a special token must be true or false, and one is {value!r}: correct it.",
+    )
+    special = special or bool(given.get("special"))
     return AddedToken(_name(value), special=special, **flags)
 
 
@@ -146,7 +158,7 @@ def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no such file."""
     try:
         content = json.loads(files.get(name, b"{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{name} must be JSON, and it is not ({error}): restore it.") from error
     require(isinstance(content, dict), f"{name} must hold an object, and it is {content!r:.80}.")
     return content
@@ -273,8 +285,9 @@ def _check_ids(vocabulary: Mapping[str, Any], name: str) -> None:
     owner: dict[int, str] = {}
     for piece, i in vocabulary.items():
         require(
-            type(i) is int and i >= 0,
-            f"a piece must have an id from 0 on, and {name} gives {piece!r} {i!r}: correct it.",
+            type(i) is int and 0 <= i < MAX_IDS,
+            f"a piece must have an id from 0 to {MAX_IDS - 1}, and {name} gives {piece!r} {i!r}: "
+            "correct it.",
         )
         require(
             owner.setdefault(i, piece) == piece,

@@ -249,7 +249,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             return read_tokenizer_files(Path(folder) / "files", saved["model_type"])
         require(saved["kind"] == ByteTokenizer.kind, f"it has the unknown kind {saved['kind']!r}.")
         return ByteTokenizer()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{folder} must hold a tokenizer that this program saved, and {path.name} or the file "
             f"beside it cannot be read ({error!r}): restore it, or delete the folder."

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,22 +15,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from gpt_jax.config import Config, MeshConfig, ModelConfig, require
+from gpt_jax.config import Config, InputError, MeshConfig, ModelConfig, require
 from gpt_jax.data.tokenizers import Tokenizer, load_tokenizer
 from gpt_jax.interop.hf_config import to_config_json
 from gpt_jax.interop.layout import Place, places
 from gpt_jax.interop.load import load_hf
 from gpt_jax.interop.names import NAMES
 from gpt_jax.interop.tokenizer_files import write_tokenizer_files
-from gpt_jax.interop.weights import INDEX, SINGLE
+from gpt_jax.interop.weights import INDEX, SINGLE, cast, check_dtype
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train.checkpoint import Checkpointer
 from gpt_jax.train.digest import named_leaves
 from gpt_jax.train.run import load_model, read_config, write_json, write_run
 
-DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16}
 SHARD_BYTES = 5_000_000_000
 """The largest file that is written, unless one tensor alone is larger; transformers' default."""
 
@@ -36,8 +38,8 @@ SHARD_BYTES = 5_000_000_000
 def convert(folder: Path, run: Path, dtype: str | None = None, fsdp: int = 1) -> Config:
     """Make a run at `run` of a folder in the Hugging Face format; returns its config.
 
-    The run has one checkpoint, of step 0, and can be generated from, exported, and named as
-    `init_from`, which its own config does: `gpt-jax train RUN --data.files ... ` goes on from it.
+    The run has one checkpoint, of step 0, and can be generated from, exported, and trained from:
+    `gpt-jax train RUN --data.files ...`, or an experiment that names it as `init_from`.
 
     Args:
       folder, dtype: as in `load_hf`.
@@ -51,12 +53,11 @@ def convert(folder: Path, run: Path, dtype: str | None = None, fsdp: int = 1) ->
         1 <= fsdp <= len(devices),
         f"parameters are split over 1 to {len(devices)} devices here, and {fsdp} are asked for.",
     )
+    require(folder.is_dir(), f"a model is converted from its folder, and {folder} is none.")
     with _new_folder(run) as partial:
         mesh = make_mesh(MeshConfig(data=1, fsdp=fsdp), devices[:fsdp])
         config, params, tokenizer = load_hf(folder, dtype=dtype, mesh=mesh)
-        home = run.resolve()
-        data = dataclasses.replace(config.data, tokenizer=f"{home}/tokenizer")
-        config = dataclasses.replace(config, name=run.name, data=data, init_from=str(home))
+        config = dataclasses.replace(config, name=run.resolve().name)
         with Checkpointer(partial / "checkpoints", keep_last=1, keep_best=0) as checkpointer:
             meta = {"config": dataclasses.asdict(config)}
             checkpointer.save(0, params, {"step": jnp.int32(0)}, meta)
@@ -81,11 +82,7 @@ def export(
     Raises InputError where `run` is no run, `folder` is there already, or the format has no
     architecture that computes what the model does.
     """
-    require(
-        dtype is None or dtype in DTYPES,
-        f"dtype must be one of {', '.join(DTYPES)}, and it is {dtype!r}.",
-    )
-    require(shard_bytes > 0, f"a file holds a positive number of bytes, and {shard_bytes} is none.")
+    check_dtype(dtype)
     config = read_config(run)
     values = to_config_json(config.model)
     with _new_folder(folder) as partial:
@@ -93,7 +90,7 @@ def export(
         params = load_model(run, config.model, jax.local_devices(backend="cpu")[0])
         kept = dtype or str(params["embedding"].dtype)
         tensors = _tensors(values["model_type"], config.model, params)
-        _write_weights(partial, tensors, DTYPES[dtype] if dtype else None, shard_bytes)
+        _write_weights(partial, tensors, jnp.dtype(kept), shard_bytes)
         write_tokenizer_files(tokenizer, partial, config.model.context_length)
         write_json(partial / "config.json", values | _tokens(tokenizer) | {"torch_dtype": kept})
     return values["model_type"]
@@ -125,7 +122,7 @@ def _write_weights(
     files: list[list[tuple[str, Place, np.ndarray]]] = [[]]
     filled = total = 0
     for name, place, array in tensors:
-        size = int(np.prod(place.their_shape)) * np.dtype(dtype or array.dtype).itemsize
+        size = math.prod(place.their_shape) * dtype.itemsize
         if files[-1] and filled + size > shard_bytes:
             files.append([])
             filled = 0
@@ -136,10 +133,14 @@ def _write_weights(
         file = SINGLE
         if len(files) > 1:
             file = f"model-{number:05}-of-{len(files):05}.safetensors"
-        values = {name: place.to_theirs(array) for name, place, array in part}
-        if dtype is not None:
-            values = {name: value.astype(dtype) for name, value in values.items()}
-        save_file(values, folder / file, metadata={"format": "pt"})
+        values = {name: cast(place.to_theirs(x), dtype, name) for name, place, x in part}
+        try:
+            save_file(values, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:  # which hides the number of what the system says
+            raise InputError(
+                f"there must be room for the weights, and {file} cannot be written ({error}): "
+                "make room, and give the same command."
+            ) from error
         index |= dict.fromkeys(values, file)
     if len(files) > 1:
         content = {"metadata": {"total_size": total}, "weight_map": index}
@@ -149,16 +150,29 @@ def _write_weights(
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to fill, which takes its name when the body ends well."""
-    require(
-        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
-        f"what is written goes to a new folder, and {folder} is there already: name another, or "
-        "remove it.",
-    )
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        folder = folder.expanduser().resolve()
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        require(
+            not taken and folder.name != "",
+            f"what is written goes to a new folder, and {folder} is there already: name another, "
+            "or remove it.",
+        )
+        made = [parent for parent in folder.parents if not parent.exists()]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}-", dir=folder.parent))
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in circles
+        raise InputError(
+            f"what is written goes to a new folder, and {folder} cannot be made ({error}): name "
+            "another."
+        ) from error
     try:
         yield partial
+        partial.chmod(0o755)  # that of a new folder; temporary ones are for their owner alone
         partial.rename(folder)
-    finally:
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        for parent in made:  # from the inside out
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpt_jax.config import require
+from gpt_jax.config import InputError, require
+
+LARGEST = 1e12
 
 # Keys that change nothing in a causal model's logits: names, tokens, generation, other heads and
 # tasks, how weights were initialised or are kept.
@@ -44,15 +46,57 @@ class Fields:
         self._values, self._read = values, {"model_type"}
 
     def take(self, key: str, default: Any) -> Any:
-        """The value of a key, of the type of its default (None: of any)."""
+        """The value of a key, of the type of its default."""
         self._read.add(key)
         value = self._values.get(key, default)
         kinds = (int, float) if type(default) is float else (type(default),)
         require(
-            default is None or type(value) in kinds,
+            type(value) in kinds,
             f"{key} in config.json must be of type {type(default).__name__}, and it is {value!r}.",
         )
+        if type(default) in (int, float):
+            require(
+                abs(value) < LARGEST,  # which a number that is none is not
+                f"{key} in config.json must be a number below {LARGEST}, and it is {value!r}.",
+            )
         return float(value) if type(default) is float else value
+
+    def size(self, key: str, default: int) -> int:
+        """A width, or a count of layers or heads or tokens."""
+        size = self.take(key, default)
+        require(
+            0 < size < 2**31,
+            f"{key} in config.json must be positive and below 2^31, and it is {size}.",
+        )
+        return size
+
+    def width(self, key: str, standard: int) -> int:
+        """A width as ModelConfig has it: 0 where it is the standard one, or null."""
+        self._read.add(key)
+        null = self._values.get(key) is None
+        size = standard if null else self.size(key, standard)
+        return 0 if size == standard else size
+
+    def nested(self, key: str) -> Fields:
+        """The keys of an object within; of none where it is null or not there."""
+        self._read.add(key)
+        values = self._values.get(key) or {}
+        require(
+            isinstance(values, dict),
+            f"{key} in config.json must be an object, and it is {values!r}.",
+        )
+        return Fields(values)
+
+    def kinds(self, key: str, default: list[Any]) -> list[str]:
+        """[[names, times], ...] written out: each of the names in turn, so many times."""
+        self._read.add(key)
+        value = self._values.get(key, default)
+        try:
+            return [kind for names, times in value for kind in [str(x) for x in names] * times]
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{key} in config.json must be like {default}, and it is {value!r}."
+            ) from None
 
     def activation(self, key: str, default: str, known: Mapping[str, str] = ACTIVATIONS) -> Any:
         """Our name of an activation."""
@@ -66,8 +110,8 @@ class Fields:
 
     def only(self, key: str, *allowed: Any) -> None:
         """Refuse any value but those; the first is the default."""
-        value = self.take(key, None) if key in self._values else allowed[0]
         self._read.add(key)
+        value = self._values.get(key, allowed[0])
         require(
             value in allowed,
             f"{key} in config.json must be {' or '.join(map(repr, allowed))}, and it is {value!r}: "

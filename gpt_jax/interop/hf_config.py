@@ -21,18 +21,18 @@ GPT1_ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish"
 """GPT-1's own table calls the tanh form gelu."""
 
 
-def _width(width: int | None, standard: int) -> int:
+def _width(width: int, standard: int) -> int:
     """An MLP's or embedding's width as ModelConfig has it: 0 where it is the standard one."""
-    return 0 if width in (None, standard) else width
+    return 0 if width == standard else width
 
 
 def _read_gpt1(f: Fields) -> ModelConfig:
     return ModelConfig(
-        vocab_size=f.take("vocab_size", 40478),
-        context_length=f.take("n_positions", 512),
-        num_layers=f.take("n_layer", 12),
-        embed_dim=f.take("n_embd", 768),
-        num_heads=f.take("n_head", 12),
+        vocab_size=f.size("vocab_size", 40478),
+        context_length=f.size("n_positions", 512),
+        num_layers=f.size("n_layer", 12),
+        embed_dim=f.size("n_embd", 768),
+        num_heads=f.size("n_head", 12),
         activation=f.activation("afn", "gelu", GPT1_ACTIVATIONS),
         norm_position="after",
         norm_epsilon=f.take("layer_norm_epsilon", 1e-5),
@@ -69,14 +69,14 @@ def _read_gpt2(f: Fields) -> ModelConfig:
     f.only("scale_attn_by_inverse_layer_idx", False)
     # Scores and softmax are float32 here whatever the model's dtype: both settings are the same.
     f.only("reorder_and_upcast_attn", False, True)
-    width = f.take("n_embd", 768)
+    width = f.size("n_embd", 768)
     return ModelConfig(
-        vocab_size=f.take("vocab_size", 50257),
-        context_length=f.take("n_positions", 1024),
-        num_layers=f.take("n_layer", 12),
+        vocab_size=f.size("vocab_size", 50257),
+        context_length=f.size("n_positions", 1024),
+        num_layers=f.size("n_layer", 12),
         embed_dim=width,
-        num_heads=f.take("n_head", 12),
-        mlp_width=_width(f.take("n_inner", None), 4 * width),
+        num_heads=f.size("n_head", 12),
+        mlp_width=f.width("n_inner", 4 * width),
         activation=f.activation("activation_function", "gelu_new"),
         norm_epsilon=f.take("layer_norm_epsilon", 1e-5),
         scale_attention=f.take("scale_attn_weights", True),
@@ -100,9 +100,8 @@ _NEO_KINDS = {"global": "dense", "local": "banded"}
 
 
 def _read_gpt_neo(f: Fields) -> ModelConfig:
-    layers, width = f.take("num_layers", 24), f.take("hidden_size", 2048)
-    types = f.take("attention_types", [[["global", "local"], 12]])
-    kinds = [kind for names, times in types for kind in list(names) * times]
+    layers, width = f.size("num_layers", 24), f.size("hidden_size", 2048)
+    kinds = f.kinds("attention_types", [[["global", "local"], 12]])
     unknown = sorted(set(kinds) - set(_NEO_KINDS))
     require(
         not unknown,
@@ -116,14 +115,14 @@ def _read_gpt_neo(f: Fields) -> ModelConfig:
         f"names {len(kinds)}.",
     )
     return ModelConfig(
-        vocab_size=f.take("vocab_size", 50257),
-        context_length=f.take("max_position_embeddings", 2048),
+        vocab_size=f.size("vocab_size", 50257),
+        context_length=f.size("max_position_embeddings", 2048),
         num_layers=layers,
         embed_dim=width,
-        num_heads=f.take("num_heads", 16),
-        mlp_width=_width(f.take("intermediate_size", None), 4 * width),
+        num_heads=f.size("num_heads", 16),
+        mlp_width=f.width("intermediate_size", 4 * width),
         attention_pattern=_shortest_pattern([_NEO_KINDS[kind] for kind in kinds]),
-        attention_window=f.take("window_size", 256),
+        attention_window=f.size("window_size", 256),
         scale_attention=False,
         activation=f.activation("activation_function", "gelu_new"),
         norm_epsilon=f.take("layer_norm_epsilon", 1e-5),
@@ -169,15 +168,15 @@ def _read_gptj(f: Fields) -> ModelConfig:
     # Two keys of the published file that its code never reads.
     f.only("rotary", True)
     f.only("scale_attn_weights", True)
-    width = f.take("n_embd", 4096)
+    width = f.size("n_embd", 4096)
     tied = f.take("tie_word_embeddings", False)
     return ModelConfig(
-        vocab_size=f.take("vocab_size", 50400),
-        context_length=f.take("n_positions", 2048),
-        num_layers=f.take("n_layer", 28),
+        vocab_size=f.size("vocab_size", 50400),
+        context_length=f.size("n_positions", 2048),
+        num_layers=f.size("n_layer", 28),
         embed_dim=width,
-        num_heads=f.take("n_head", 16),
-        mlp_width=_width(f.take("n_inner", None), 4 * width),
+        num_heads=f.size("n_head", 16),
+        mlp_width=f.width("n_inner", 4 * width),
         position_encoding="rotary_interleaved",
         rotary_dim=_rotary_dim(f.take("rotary_dim", 64), "rotary_dim"),
         residual="parallel_one_norm",
@@ -211,31 +210,19 @@ def _write_gptj(m: ModelConfig) -> dict[str, Any]:
 
 
 def _read_gpt_neox(f: Fields) -> ModelConfig:
-    rope = {
-        "rope_type": "default",
-        "partial_rotary_factor": f.take("rotary_pct", f.take("partial_rotary_factor", 0.25)),
-        "rope_theta": f.take("rotary_emb_base", f.take("rope_theta", 10000.0)),
-    }
-    f.only("rope_scaling", None)
-    given = f.take("rope_parameters", {})
-    require(
-        set(given) <= set(rope) and given.get("rope_type", "default") == "default",
-        f"rope_parameters in config.json must be of the default rope_type, and they are {given!r}: "
-        "scaled rotations are not done here.",
-    )
-    rope |= given
-    width, heads = f.take("hidden_size", 6144), f.take("num_attention_heads", 64)
+    fraction, base = _rope(f)
+    width, heads = f.size("hidden_size", 6144), f.size("num_attention_heads", 64)
     bias, dropout = f.take("attention_bias", True), f.take("hidden_dropout", 0.0)
     return ModelConfig(
-        vocab_size=f.take("vocab_size", 50432),
-        context_length=f.take("max_position_embeddings", 2048),
-        num_layers=f.take("num_hidden_layers", 44),
+        vocab_size=f.size("vocab_size", 50432),
+        context_length=f.size("max_position_embeddings", 2048),
+        num_layers=f.size("num_hidden_layers", 44),
         embed_dim=width,
         num_heads=heads,
-        mlp_width=_width(f.take("intermediate_size", 24576), 4 * width),
+        mlp_width=_width(f.size("intermediate_size", 24576), 4 * width),
         position_encoding="rotary_halves",
-        rotary_dim=_rotary_dim(int(width // heads * rope["partial_rotary_factor"]), "rotary_pct"),
-        rotary_base=float(rope["rope_theta"]),
+        rotary_dim=_rotary_dim(int(width // heads * fraction), "rotary_pct"),
+        rotary_base=base,
         residual="parallel" if f.take("use_parallel_residual", True) else "sequential",
         activation=f.activation("hidden_act", "gelu"),
         norm_epsilon=f.take("layer_norm_eps", 1e-5),
@@ -246,6 +233,23 @@ def _read_gpt_neox(f: Fields) -> ModelConfig:
         attention_dropout=f.take("attention_dropout", 0.0),
         residual_dropout=dropout,
     )
+
+
+def _rope(f: Fields) -> tuple[float, float]:
+    """Share of each head that is rotated, and the base: transformers has three spellings."""
+    fraction, base = f.take("rotary_pct", 0.25), f.take("rotary_emb_base", 10000.0)
+    # Written besides by some versions, and read by none.
+    f.only("partial_rotary_factor", fraction)
+    f.only("rope_theta", base)
+    f.only("rope_scaling", None)
+    given = f.nested("rope_parameters")
+    given.only("rope_type", "default")
+    given.only("type", "default")
+    fraction = given.take("partial_rotary_factor", fraction)
+    base = given.take("rope_theta", base)
+    given.finish()
+    require(base > 0, f"the base of rotations in config.json must be positive, and it is {base}.")
+    return fraction, base
 
 
 def _write_gpt_neox(m: ModelConfig) -> dict[str, Any]:
@@ -275,19 +279,20 @@ def _read_opt(f: Fields) -> ModelConfig:
     f.only("layer_norm_elementwise_affine", True)
     f.only("layerdrop", 0.0)
     f.only("activation_dropout", 0.0)
-    width = f.take("hidden_size", 768)
+    width = f.size("hidden_size", 768)
     before, bias = f.take("do_layer_norm_before", True), f.take("enable_bias", True)
+    no_final_norm = f.take("_remove_final_layer_norm", False)
     return ModelConfig(
-        vocab_size=f.take("vocab_size", 50272),
-        context_length=f.take("max_position_embeddings", 2048),
-        num_layers=f.take("num_hidden_layers", 12),
+        vocab_size=f.size("vocab_size", 50272),
+        context_length=f.size("max_position_embeddings", 2048),
+        num_layers=f.size("num_hidden_layers", 12),
         embed_dim=width,
-        num_heads=f.take("num_attention_heads", 12),
-        mlp_width=_width(f.take("ffn_dim", 3072), 4 * width),
-        embedding_width=_width(f.take("word_embed_proj_dim", None), width),
+        num_heads=f.size("num_attention_heads", 12),
+        mlp_width=_width(f.size("ffn_dim", 3072), 4 * width),
+        embedding_width=f.width("word_embed_proj_dim", width),
         position_offset=2,
         norm_position="before" if before else "after",
-        final_norm=before and not f.take("_remove_final_layer_norm", False),
+        final_norm=before and not no_final_norm,
         activation=f.activation("activation_function", "relu"),
         qkv_bias=bias,
         out_bias=bias,
@@ -319,18 +324,18 @@ def _write_opt(m: ModelConfig) -> dict[str, Any]:
 
 
 def _read_ctrl(f: Fields) -> ModelConfig:
-    width = f.take("n_embd", 1280)
+    width = f.size("n_embd", 1280)
     # Its layers' norms have 1e-6 written into the code; the setting is of the last one alone.
     f.only("layer_norm_epsilon", 1e-6)
     # Its files have a rate for attention, which its code has no dropout for.
     f.take("attn_pdrop", 0.0)
     return ModelConfig(
-        vocab_size=f.take("vocab_size", 246534),
-        context_length=f.take("n_positions", 256),
-        num_layers=f.take("n_layer", 48),
+        vocab_size=f.size("vocab_size", 246534),
+        context_length=f.size("n_positions", 256),
+        num_layers=f.size("n_layer", 48),
         embed_dim=width,
-        num_heads=f.take("n_head", 16),
-        mlp_width=_width(f.take("dff", 8192), 4 * width),
+        num_heads=f.size("n_head", 16),
+        mlp_width=_width(f.size("dff", 8192), 4 * width),
         position_encoding="sinusoidal",
         scale_embedding=True,
         activation="relu",
@@ -366,7 +371,8 @@ ARCHITECTURES = {
     "opt": Architecture("OPTForCausalLM", _read_opt, _write_opt),
     "ctrl": Architecture("CTRLLMHeadModel", _read_ctrl, _write_ctrl),
 }
-"""By model_type. Cerebras-GPT and GPT2-Chinese are gpt2; Pythia is gpt_neox."""
+"""By model_type, and in the order in which `to_config_json` tries them. Cerebras-GPT and
+GPT2-Chinese are gpt2; Pythia is gpt_neox."""
 
 
 def read_config_json(folder: Path) -> tuple[str, ModelConfig]:
@@ -378,7 +384,7 @@ def read_config_json(folder: Path) -> tuple[str, ModelConfig]:
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"a folder in the Hugging Face format has a config.json, and {path} cannot be read "
             f"({error}): give the folder that holds it."
@@ -386,14 +392,14 @@ def read_config_json(folder: Path) -> tuple[str, ModelConfig]:
     require(isinstance(values, dict), f"{path} must hold a JSON object.")
     kind = values.get("model_type")
     require(
-        kind in ARCHITECTURES,
+        isinstance(kind, str) and kind in ARCHITECTURES,
         f"model_type in {path} must be one of {', '.join(ARCHITECTURES)}, and it is {kind!r}.",
     )
     fields = Fields(values)
     try:
         model = ARCHITECTURES[kind].read(fields)
         fields.finish()
-    except (InputError, TypeError) as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return kind, model
 

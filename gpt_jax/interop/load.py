@@ -31,10 +31,13 @@ from gpt_jax.data.tokenizers import Tokenizer
 from gpt_jax.interop.hf_config import read_config_json
 from gpt_jax.interop.layout import Place, boxed_params, places
 from gpt_jax.interop.names import NAMES
-from gpt_jax.interop.weights import Weights
+from gpt_jax.interop.weights import Weights, cast, check_dtype
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.parallel.sharding import shardings
 from gpt_jax.train.digest import named_leaves
+
+BLOCK = 1 << 24
+"""Elements of a tensor that the host holds at once."""
 
 
 def load_hf(
@@ -45,8 +48,8 @@ def load_hf(
     Reads config.json, model.safetensors (or the files that its index names) and the tokenizer
     files, of GPT-1, GPT-2, GPT-Neo, GPT-J, GPT-NeoX, OPT and CTRL models and what shares their
     format. The parameters are ready for `gpt_jax.GPT(config.model).apply({"params": params},
-    tokens)`. Tensors are read one at a time, each straight into its shards: the host holds one of
-    them, and the devices the rest.
+    tokens)`. Tensors are read one at a time, in blocks of rows, each straight into its shards: the
+    host holds one block, and the devices the rest.
 
     Args:
       folder: with the files.
@@ -60,10 +63,7 @@ def load_hf(
     """
     folder = Path(folder)
     require(folder.is_dir(), f"weights are read from a folder, and {folder} is none.")
-    require(
-        dtype in (None, "float32", "bfloat16", "float16"),
-        f"dtype must be float32, bfloat16 or float16, and it is {dtype!r}.",
-    )
+    check_dtype(dtype)
     kind, model = read_config_json(folder)
     tokenizer = read_tokenizer_files(folder, kind)
     check_tokenizer(tokenizer, model, folder)
@@ -127,7 +127,7 @@ def read_params(
         )
         array = _zeros(shapes[path].shape, dtype or kinds.pop(), layout[path])
         for part in parts:
-            array = _put(array, part, weights.read(names[part.theirs]))
+            array = _put(array, part, weights, names[part.theirs])
         arrays[path] = array
     return traverse_util.unflatten_dict(arrays, sep="/")
 
@@ -136,10 +136,15 @@ def _match(kind: str, model: ModelConfig, wanted: list[Place], weights: Weights)
     """The file's names of all tensors wanted; raises InputError unless they are just those."""
     table = NAMES[kind]
     # Bare models lack the prefix; transformers 4 and 5 name GPT-NeoX's output layer differently.
-    found = {
-        re.sub(r"^lm_head\b", table.head, name.removeprefix(table.prefix)): name
-        for name in weights.names
-    }
+    found: dict[str, str] = {}
+    for name in sorted(weights.names):
+        short = re.sub(r"^lm_head\b", table.head, name.removeprefix(table.prefix))
+        require(
+            short not in found,
+            f"a tensor must be in the file once, and {found.get(short)} and {name} are the same: "
+            "remove one of them.",
+        )
+        found[short] = name
     for place in wanted:
         name = found.get(place.theirs)
         require(
@@ -172,10 +177,8 @@ def _match(kind: str, model: ModelConfig, wanted: list[Place], weights: Weights)
 
 
 def _check_tied(weights: Weights, head: str, embedding: str) -> None:
-    pairs = zip(weights.blocks(head), weights.blocks(embedding), strict=False)
     require(
-        weights.shape(head) == weights.shape(embedding)
-        and all(np.array_equal(a, b) for a, b in pairs),
+        weights.equal(head, embedding),
         f"config.json says that the output layer is the embedding (tie_word_embeddings), and "
         f"{head} and {embedding} differ: set it to false to keep both.",
     )
@@ -185,25 +188,19 @@ def _zeros(shape: tuple[int, ...], dtype: str, sharding: NamedSharding) -> Array
     return jax.jit(functools.partial(jnp.zeros, shape, dtype), out_shardings=sharding)()
 
 
-def _put(array: Array, place: Place, values: np.ndarray) -> Array:
-    """`array`, which is given away, with one tensor in its place."""
+def _put(array: Array, place: Place, weights: Weights, name: str) -> Array:
+    """`array`, which is given away, with one tensor in its place: block by block."""
     sharding: Any = array.sharding
-    view = place.to_ours(values)
-    shards = []
-    for device, index in sharding.addressable_devices_indices_map(place.shape).items():
-        shard = _shard(view, index, place.shape).astype(array.dtype, copy=False)
-        # One after the other: the host never holds a second copy of a whole tensor.
-        shards.append(jax.block_until_ready(jax.device_put(shard, device)))
-    piece = jax.make_array_from_single_device_arrays(place.shape, sharding, shards)
-    return _updater(sharding)(array, piece, place.start)
-
-
-def _shard(view: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """`view[index]`, with zeros for the rows that `view` lacks to be of `shape`."""
-    part = view[index]
-    sizes = [len(range(*cut.indices(size))) for cut, size in zip(index, shape, strict=True)]
-    missing = [(0, size - there) for size, there in zip(sizes, part.shape, strict=True)]
-    return np.pad(part, missing) if np.any(missing) else part
+    one = sharding.shard_shape(array.shape)
+    parts = tuple(n // m for n, m in zip(array.shape, one, strict=True))
+    for rows, block in place.blocks(parts, BLOCK):
+        values = block.to_ours(cast(weights.rows(name, rows), array.dtype, name))
+        # Only the vocabulary need not divide; the rows that pad it are zero as they are.
+        padding = [(0, -n % m) for n, m in zip(block.shape, parts, strict=True)]
+        values = np.pad(values, padding) if np.any(padding) else values
+        piece = jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+        array = _updater(sharding)(array, piece, block.start)
+    return array
 
 
 @functools.cache

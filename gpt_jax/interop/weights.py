@@ -60,19 +60,45 @@ class Weights:
         )
         return np.dtype(DTYPES[dtype])
 
-    def read(self, name: str) -> np.ndarray:
-        """The values of one tensor."""
+    def rows(self, name: str, rows: slice) -> np.ndarray:
+        """Values of a tensor: those rows of its first axis."""
         with _reading(self._paths[name]):
-            return self._files[name].get_tensor(name)
+            return self._files[name].get_slice(name)[rows]
 
-    def blocks(self, name: str, limit: int = 1 << 26) -> Iterator[np.ndarray]:
-        """The values of one tensor in blocks of rows, each of about `limit` bytes."""
-        shape = self.shape(name)
-        size = max(int(limit // (np.prod(shape[1:]) * self.dtype(name).itemsize)), 1)
-        with _reading(self._paths[name]):
-            part = self._files[name].get_slice(name)
-            for row in range(0, shape[0], size):
-                yield part[row : min(row + size, shape[0])]
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two tensors are the same, bit for bit; compared in blocks."""
+        shape, kind = self.shape(name), self.dtype(name)
+        if (shape, kind) != (self.shape(other), self.dtype(other)):
+            return False
+        bits = f"u{kind.itemsize}"
+        cuts = [slice(row, min(row + 4096, shape[0])) for row in range(0, shape[0], 4096)]
+        return all(
+            np.array_equal(self.rows(name, cut).view(bits), self.rows(other, cut).view(bits))
+            for cut in cuts
+        )
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raise InputError unless weights can be of `dtype`; None is the dtype that they have."""
+    known = [np.dtype(kind).name for kind in DTYPES.values()]
+    require(
+        dtype is None or dtype in known,
+        f"weights can be of {', '.join(known)}, and {dtype!r} is none of these.",
+    )
+
+
+def cast(values: np.ndarray, dtype: Any, name: str) -> np.ndarray:
+    """`values` in `dtype`; raises InputError where a finite one would become infinite."""
+    if values.dtype == dtype:
+        return values
+    with np.errstate(over="ignore"):
+        narrow = values.astype(dtype)
+    require(
+        bool(np.array_equal(np.isfinite(values), np.isfinite(narrow))),
+        f"weights must be in the range of their dtype, and {name} has values that are infinite in "
+        f"{np.dtype(dtype).name}: ask for bfloat16 or float32.",
+    )
+    return narrow
 
 
 def _listed_files(folder: Path) -> dict[Path, set[str] | None]:

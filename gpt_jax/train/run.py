@@ -179,9 +179,18 @@ def read_config(run: Path) -> Config:
         "`gpt-jax train` printed.",
     )
     try:
-        return from_dict(Config, json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} must be the config of a run as JSON: {error}.") from None
+    require(
+        not isinstance(values, dict) or "model_type" not in values,
+        f"{run} is a model in the Hugging Face format, and a run is needed: make one of it with "
+        "`gpt-jax convert`.",
+    )
+    try:
+        return from_dict(Config, values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def load(run: str | Path) -> tuple[Config, Any, Tokenizer]:

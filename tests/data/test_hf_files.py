@@ -37,6 +37,20 @@ PREFIXED.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         (GPT2 | {"vocab_json": []}, r"vocab\.json must hold an object, and it is \[\]"),
         (GPT2 | {"vocab_json": {}}, r"vocab\.json has none"),
         (GPT2 | {"vocab_json": {"a": "0"}}, r"gives 'a' '0'"),
+        (GPT2 | {"vocab_json": {"a": 0, "b": 1 << 40}}, r"from 0 to \d+, and .* 'b' 1099511627776"),
+        (GPT2 | {"vocab_json": "[" * 100_000}, r"vocab\.json must be JSON"),
+        (
+            GPT2 | {"tokenizer_config_json": {"eos_token": {"content": "b", "lstrip": "x"}}},
+            "flags of a special token must be true or false",
+        ),
+        (
+            BERT | {"tokenizer_config_json": {"added_tokens_decoder": {"3": 5}}},
+            "must be text.*is 5",
+        ),
+        (
+            BERT | {"tokenizer_config_json": {"additional_special_tokens": 5}},
+            "must be a list or an object, and there is 5",
+        ),
         (GPT2 | {"vocab_json": {"a": 0, "b": 0}}, r"gives 0 to both 'a' and 'b'"),
         (GPT2 | {"merges_txt": "a c\n"}, r"for 'a c' of merges\.txt vocab\.json lacks 'c'"),
         (GPT2 | {"merges_txt": "b a\n"}, r"lacks 'ba'"),

@@ -57,6 +57,10 @@ class Draw:
         return self.heads * self.head_dim
 
 
+# A mesh of 2 x 2 x 2 divides these; the tokens are 256 bytes, an end of text, and more.
+DIVISIBLE = Draw(vocab=300, context=32, layers=2, heads=4, head_dim=8, mlp=80, window=5, rotary=4)
+
+
 def draw(seed: int) -> Draw:
     rng = np.random.default_rng(seed)
     head_dim = int(rng.choice([6, 10, 12, 14, 20]))
@@ -239,11 +243,12 @@ class Pair:
         return float(np.abs(self.our_logits() - self.their_logits()).max())
 
     def layer_differences(self) -> list[float]:
-        """The largest absolute difference of what each layer leaves, in order."""
+        """The largest absolute differences: of what the first layer reads, and each leaves."""
         apply = jax.jit(lambda p, t: GPT(self.config).apply(p, t, mutable="intermediates")[1])
         kept = apply({"params": self.params}, jnp.asarray(self.tokens))["intermediates"]
         slots = len(self.config.attention_pattern)
-        ours = [
+        ours = [kept["embedded"][0]]
+        ours += [
             kept["layers"][str(layer % slots)]["output"][0][layer // slots]
             for layer in range(self.config.num_layers)
         ]
@@ -251,6 +256,7 @@ class Pair:
         return [float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True)]
 
     def _layer_outputs(self) -> list[np.ndarray]:
+        """What goes into the first layer, and what comes out of each."""
         outputs = []
         stacks = (m for m in self.theirs.modules() if isinstance(m, torch.nn.ModuleList))
         stack = next(m for m in stacks if len(m) == self.config.num_layers)
@@ -260,6 +266,9 @@ class Pair:
             )
             for layer in stack
         ]
+        hooks.append(
+            stack[0].register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0]))
+        )
         self.their_logits()
         for hook in hooks:
             hook.remove()

@@ -46,6 +46,7 @@ def checks(name: str) -> str:
                 files.append(kind == "GPT-3" or bit_equal(pair, Path(folder)))
                 text.append(same_text(pair))
     assert max(logits + layers) < TOLERANCE
+    assert all(files + text)
     count = f"{len(logits)} | {max(logits):.1e} | {max(layers):.1e}"
     back = "no such format" if name == "GPT-3" else f"{sum(files)} of {len(files)} bit-equal"
     return f"{count} | {back} | {sum(text)} of {len(text)} equal"

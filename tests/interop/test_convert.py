@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -11,14 +12,16 @@ pytest.importorskip("transformers", reason="models are made with it: pip install
 import jax
 import numpy as np
 import torch
-from family import MODELS, TOLERANCE, make_pair
+from family import DIVISIBLE, MODELS, TOLERANCE, gptj, make_pair, write_bytes
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gpt_jax
-from gpt_jax.cli import main
-from gpt_jax.config import InputError, MeshConfig
+from gpt_jax.cli import load_experiment, main
+from gpt_jax.config import InputError, MeshConfig, ModelConfig
+from gpt_jax.interop import load
 from gpt_jax.interop.convert import convert, export
+from gpt_jax.interop.hf_config import to_config_json
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train.digest import named_leaves
 
@@ -99,21 +102,31 @@ def test_a_file_in_parts_and_in_another_dtype(gpt2, tmp_path, capsys):
     assert jax.tree.all(jax.tree.map(np.array_equal, loaded, gpt2.params))
 
 
-def test_into_shards(tmp_path):
-    """Over 8 devices each holds its part; the vocabulary's padding is zero; values are the same."""
-    pair = make_pair("GPT-J", 7, tmp_path)
-    whole = named_leaves(pair.params)
-    # Of these sizes only the padded vocabulary divides.
-    mesh = make_mesh(MeshConfig(data=4, tensor=2))
-    if pair.config.num_heads % 2 or pair.config.mlp_dim % 2:
-        with pytest.raises(InputError, match="does not divide over tensor = 2"):
-            gpt_jax.load_hf(tmp_path, mesh=mesh)
-        mesh = make_mesh(MeshConfig(data=8))
+def test_into_shards(tmp_path, monkeypatch):
+    """Over 8 devices each holds its part, put there in blocks; values and padding are the same."""
+    torch.manual_seed(0)
+    theirs = AutoModelForCausalLM.from_config(gptj(DIVISIBLE))
+    theirs.save_pretrained(tmp_path)
+    write_bytes(tmp_path)
+    _, whole, _ = gpt_jax.load_hf(tmp_path)
+    # So small that matrices come in several blocks, the last of them not as long as the others.
+    monkeypatch.setattr(load, "BLOCK", 600)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     _, params, _ = gpt_jax.load_hf(tmp_path, mesh=mesh)
     for path, leaf in named_leaves(params).items():
-        assert leaf.sharding.mesh == mesh
-        assert np.array_equal(leaf, whole[path]), path
-    assert not np.asarray(params["head"])[pair.config.vocab_size :].any()
+        assert np.array_equal(leaf, named_leaves(whole)[path]), path
+    assert params["head"].addressable_shards[0].data.shape == (384 // 2, 32 // 2)
+    layer = params["layers"]["0"]
+    assert layer["attention"]["qkv"].addressable_shards[0].data.shape == (2, 16, 3, 2, 8)
+    assert layer["mlp"]["up"].addressable_shards[0].data.shape == (2, 16, 40)
+    assert not np.asarray(params["head"])[300:].any()
+
+    convert(tmp_path, tmp_path / "run", fsdp=2)
+    _, loaded, _ = gpt_jax.load(tmp_path / "run")
+    assert jax.tree.all(jax.tree.map(np.array_equal, loaded, whole))
+    with pytest.raises(InputError, match=r"does not divide over fsdp = 3 devices"):
+        convert(tmp_path, tmp_path / "other", fsdp=3)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
@@ -128,6 +141,11 @@ def test_into_shards(tmp_path):
         ({"n_layer": "3"}, "n_layer in config.json must be of type int, and it is '3'"),
         ({"n_layer": None}, "n_layer .* None"),
         ({"n_head": 7}, "num_heads must divide embed_dim"),
+        ({"n_head": 0}, "n_head .* must be positive .* 0"),
+        ({"n_inner": 0}, "n_inner .* must be positive .* 0"),
+        ({"vocab_size": 2**62}, "vocab_size .* must be a number below"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon .* nan"),
+        ({"model_type": ["gpt2"]}, r"model_type .* \['gpt2'\]"),
         ({"n_positions": 999}, r"wpe.weight is of shape .* where the config asks for \(999,"),
         ({"n_layer": 7}, r"it has no transformer.h.\d.ln_1.weight"),
         ({"n_layer": 1}, "transformer.h.1.attn.c_attn.bias.* have none"),
@@ -145,6 +163,14 @@ def test_a_setting_that_is_not_done_is_named(copy, settings, said):
     ("name", "settings", "said"),
     [
         ("GPT-Neo", {"attention_types": [[["global", "ring"], 2]]}, "attention_types .* 'ring'"),
+        ("GPT-Neo", {"attention_types": [["global"]]}, "attention_types .* must be like"),
+        ("GPT-Neo", {"attention_types": [3]}, "attention_types .* must be like"),
+        ("GPT-Neo", {"attention_types": [], "attention_layers": []}, "it names 0"),
+        # transformers reads neither of these two.
+        ("GPT-NeoX", {"rope_theta": 50, "rope_parameters": {}}, "rope_theta .* 10000.0, .* 50"),
+        ("GPT-NeoX", {"partial_rotary_factor": 0.9}, "partial_rotary_factor .* it is 0.9"),
+        ("GPT-NeoX", {"rope_parameters": {"rope_theta": "x"}}, "rope_theta .* float, .* 'x'"),
+        ("GPT-NeoX", {"num_attention_heads": 0}, "num_attention_heads .* must be positive"),
         ("GPT-NeoX", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
         ("GPT-NeoX", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_type.*yarn"),
         ("GPT-J", {"rotary_dim": 3}, "rotary_dim .* even number of dims"),
@@ -188,6 +214,11 @@ def test_old_files_have_more_and_other_names(copy, gpt2):
     _, params, _ = gpt_jax.load_hf(copy)
     assert jax.tree.all(jax.tree.map(np.array_equal, params, gpt2.params))
 
+    twice = "transformer.wte.weight"
+    retensor(copy, lambda tensors: tensors.update({twice: tensors["wte.weight"].copy()}))
+    with pytest.raises(InputError, match=r"transformer.wte.weight and wte.weight are the same"):
+        gpt_jax.load_hf(copy)
+    retensor(copy, lambda tensors: tensors.pop(twice))
     retensor(copy, lambda tensors: tensors["lm_head.weight"].__setitem__((3, 1), 9.0))
     with pytest.raises(InputError, match=r"lm_head.weight and wte.weight differ"):
         gpt_jax.load_hf(copy)
@@ -204,8 +235,11 @@ def test_weights_that_are_not_there_or_not_whole(copy):
     with pytest.raises(InputError, match="float16 and float32: ask for one"):
         gpt_jax.load_hf(copy)
     assert gpt_jax.load_hf(copy, dtype="float32")
-    with pytest.raises(InputError, match=r"dtype must be .* 'int8'"):
+    with pytest.raises(InputError, match="'int8' is none of these"):
         gpt_jax.load_hf(copy, dtype="int8")
+    retensor(copy, lambda tensors: tensors["transformer.ln_f.bias"].__setitem__(0, 1e6))
+    with pytest.raises(InputError, match=r"transformer.ln_f.bias has values that are infinite in"):
+        gpt_jax.load_hf(copy, dtype="float16")
     retensor(copy, lambda tensors: tensors.update({half: tensors[half].astype("int8")}))
     with pytest.raises(InputError, match=r"c_fc.weight .* is of I8: quantised"):
         gpt_jax.load_hf(copy)
@@ -243,23 +277,46 @@ def test_nothing_that_was_there_is_lost(copy, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
     (run / "precious").write_text("x")
+    (tmp_path / "run.partial").write_text("x")
     assert main(["convert", str(copy), str(run)]) == 1
     assert "is there already" in capsys.readouterr().err
     assert [path.name for path in run.iterdir()] == ["precious"]
     convert(copy, tmp_path / "good")
     assert main(["export", str(tmp_path / "good"), str(run)]) == 1
+    assert (
+        main(["export", str(tmp_path / "good"), str(tmp_path / "x"), "--max-file-gb", "nan"]) == 1
+    )
+    assert main(["export", str(copy), str(tmp_path / "x")]) == 1
+    assert "make one of it with `gpt-jax convert`" in capsys.readouterr().err
     change(copy, sliding_window=3)
     assert main(["convert", str(copy), str(tmp_path / "new")]) == 1
+    assert main(["convert", str(copy), str(tmp_path / "a" / "b" / "new")]) == 1
     assert main(["convert", str(tmp_path / "nowhere"), str(tmp_path / "new")]) == 1
     assert main(["convert", str(copy), str(tmp_path / "new"), "--fsdp", "9"]) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "good", "run"]
+    assert main(["convert", str(copy), str(copy / "config.json" / "new")]) == 1
+    assert "cannot be made" in capsys.readouterr().err
+    there = ["copy", "good", "run", "run.partial"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
 
 
-def test_a_model_that_the_format_cannot_state(tmp_path, gpt2):
+def test_targets_of_other_shapes(gpt2, tmp_path, monkeypatch):
+    """An empty folder, a link to one, and the folder that one is in are new enough."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    convert(gpt2.folder, tmp_path / "link")
+    assert (tmp_path / "empty" / "config.json").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export(tmp_path / "empty", Path())
+    assert (tmp_path / "here" / "model.safetensors").is_file()
+    (tmp_path / "empty").rename(tmp_path / "moved")  # a run is whole wherever it is
+    config = load_experiment(tmp_path / "moved", [])
+    assert config.init_from == str(tmp_path / "moved")
+    assert config.data.tokenizer == str(tmp_path / "moved" / "tokenizer")
+
+
+def test_a_model_that_the_format_cannot_state():
     """GPT-3's bands with scaled attention are no architecture there: the error says so."""
-    from gpt_jax.config import ModelConfig
-    from gpt_jax.interop.hf_config import to_config_json
-
     with pytest.raises(InputError, match=r"attention_pattern=.*banded"):
         to_config_json(ModelConfig(vocab_size=9, attention_pattern=("dense", "banded")))
     assert to_config_json(ModelConfig(vocab_size=9))["model_type"] == "gpt2"

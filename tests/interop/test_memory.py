@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-LAYERS, WIDTH, VOCABULARY = 24, 640, 20_000
-LARGEST = VOCABULARY * WIDTH * 4
+LAYERS, WIDTH, VOCABULARY = 12, 512, 300_001
+BOUND = 250e6
+"""Bytes: less than the largest tensor has in the file, which is 307 MB, and 614 MB when cast."""
 
 # The devices are the host here: what is measured is the most that the process ever held beyond
 # what it holds at the end, in memory of its own (pages of the mapped file are the kernel's).
@@ -17,7 +18,6 @@ PROGRAM = """
 import pathlib, sys, threading, time
 import jax, jax.numpy as jnp
 import gpt_jax
-from gpt_jax.interop.weights import Weights
 from gpt_jax.interop import load
 
 def held():
@@ -34,7 +34,7 @@ def watch():
 before = held()
 watcher = threading.Thread(target=watch)
 watcher.start()
-_, params, _ = gpt_jax.load_hf(sys.argv[1])
+_, params, _ = gpt_jax.load_hf(sys.argv[1], dtype="float32")
 done = True
 watcher.join()
 size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
@@ -43,16 +43,16 @@ print(size, most - before - size)
 
 
 @pytest.mark.slow
-def test_the_host_holds_one_tensor_at_a_time(tmp_path):
-    """Beyond the parameters themselves: the largest tensor, and 200 MB for the program.
+def test_the_host_holds_no_more_than_blocks_of_a_tensor(tmp_path):
+    """Beyond the parameters themselves: blocks of it, much less than the whole, cast or padded.
 
-    The issue allows a gigabyte; the model is of half of one, so that reading all of it first
-    would be seen.
+    The issue allows the largest tensor and a gigabyte; the model is of 0.75 GB, so that reading
+    all of it first, or even its largest tensor, would be seen.
     """
     rng = np.random.default_rng(0)
 
     def tensor(*shape):
-        return rng.standard_normal(shape, np.float32)
+        return rng.standard_normal(shape, np.float32).astype(np.float16)
 
     tensors = {"wte.weight": tensor(VOCABULARY, WIDTH), "wpe.weight": tensor(64, WIDTH)}
     shapes = {
@@ -89,5 +89,5 @@ def test_the_host_holds_one_tensor_at_a_time(tmp_path):
         [sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True, check=True
     )
     size, beyond = map(int, out.stdout.split())
-    assert size > 500e6
-    assert beyond < LARGEST + 200e6
+    assert size > 700e6
+    assert beyond < BOUND

@@ -43,7 +43,7 @@ def test_logits_and_layers_agree(pair, name):
     """To 2e-5 in float32, and so does what every layer leaves on the way."""
     layers = pair(name).layer_differences()
     far = [(n, x) for n, x in enumerate(layers) if x > TOLERANCE]
-    assert not far, f"differs first after layer {far[0][0]}, by {far[0][1]}"
+    assert not far, f"differs first after {far[0][0]} layers, by {far[0][1]}"
     assert pair(name).difference() < TOLERANCE
 
 
@@ -55,12 +55,12 @@ def test_logits_agree_in_other_sizes(pair, name, seed):
 
 
 def test_a_layer_that_differs_is_found(pair):
-    """The tests above can fail, and say where: a norm moved in layer 1 of 3 or more."""
+    """The tests above can fail, and say where: a norm moved in the second layer."""
     good = pair("GPT-2")
     params = jax.tree.map(np.array, good.params)
     params["layers"]["0"]["norm_mlp"]["bias"][1] += 0.01
     differences = type(good)(good.theirs, good.folder, good.config, params).layer_differences()
-    assert differences[0] < TOLERANCE < min(differences[1:])
+    assert max(differences[:2]) < TOLERANCE < min(differences[2:])
 
 
 @pytest.mark.slow

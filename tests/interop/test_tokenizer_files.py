@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gpt_jax.config import InputError
@@ -102,6 +102,8 @@ def test_awkward_text_is_the_same(name, theirs, text):
 @settings(max_examples=150, deadline=None)
 @given(text=TEXT)
 def test_any_text_is_the_same(name, theirs, text):
+    """But for the name of a special token, which the others take for that token."""
+    assume("<|endoftext|>" not in text and "<unk>" not in text and "</s>" not in text)
     ours = TOKENIZERS[name]
     if isinstance(ours, CharacterTokenizer):
         text = "".join(filter(ours.characters.__contains__, text))
