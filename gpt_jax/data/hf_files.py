@@ -121,8 +121,9 @@ class Settings:
     def max_length(self) -> int | None:
         """model_max_length, unless it is the huge number that stands for none."""
         length = self.config.get("model_max_length")
-        number = isinstance(length, int | float) and not isinstance(length, bool)
-        return int(length) if number and 0 < length < 1e9 else None
+        if isinstance(length, bool) or not isinstance(length, int | float):
+            return None
+        return int(length) if 0 < length < 1e9 else None
 
 
 def _names_one(key: str, value: Any) -> bool:
