@@ -128,15 +128,18 @@ def _dropout(rate: float) -> dict[str, Any]:
     return dict.fromkeys(names, rate)
 
 
+def _of(shape: tuple[int, int, int], **what: Any) -> ModelConfig:
+    """A model of (layers, width, heads)."""
+    layers, width, heads = shape
+    return ModelConfig(num_layers=layers, embed_dim=width, num_heads=heads, **what)
+
+
 def gpt1(size: str) -> ModelConfig:
     """GPT-1 (Radford et al. 2018, section 4.1): norms after each sum, and none at the end."""
-    layers, width, heads = _GPT1[size]
-    return ModelConfig(
+    return _of(
+        _GPT1[size],
         vocab_size=40478,
         context_length=512,
-        num_layers=layers,
-        embed_dim=width,
-        num_heads=heads,
         norm_position="after",
         final_norm=False,
         **_dropout(0.1),
@@ -149,13 +152,10 @@ _GPT1 = {"117m": (12, 768, 12)}
 
 def gpt2(size: str) -> ModelConfig:
     """GPT-2 (Radford et al. 2019, Table 2), by the sizes of the files."""
-    layers, width, heads = _GPT2[size]
-    return ModelConfig(
+    return _of(
+        _GPT2[size],
         vocab_size=GPT3_VOCAB,
         context_length=1024,
-        num_layers=layers,
-        embed_dim=width,
-        num_heads=heads,
         **_dropout(0.1),
     )
 
@@ -172,13 +172,10 @@ _GPT2 = {
 
 def gpt_neo(size: str) -> ModelConfig:
     """GPT-Neo (Black et al. 2021): layers of global and local attention in turn, not scaled."""
-    layers, width, heads = _GPT_NEO[size]
-    return ModelConfig(
+    return _of(
+        _GPT_NEO[size],
         vocab_size=GPT3_VOCAB,
         context_length=2048,
-        num_layers=layers,
-        embed_dim=width,
-        num_heads=heads,
         attention_pattern=("dense", "banded"),
         attention_window=256,
         scale_attention=False,
@@ -198,15 +195,12 @@ _GPT_NEO = {
 
 def gptj(size: str) -> ModelConfig:
     """GPT-J (Wang and Komatsuzaki 2021): a quarter of each head rotated, one norm a layer."""
-    layers, width, heads, rotary = _GPTJ[size]
-    return ModelConfig(
+    return _of(
+        _GPTJ[size],
         vocab_size=50400,
         context_length=2048,
-        num_layers=layers,
-        embed_dim=width,
-        num_heads=heads,
         position_encoding="rotary_interleaved",
-        rotary_dim=rotary,
+        rotary_dim=64,
         residual="parallel_one_norm",
         qkv_bias=False,
         out_bias=False,
@@ -217,7 +211,7 @@ def gptj(size: str) -> ModelConfig:
 
 # kingoflolz/mesh-transformer-jax, README. It counts 6,053,381,344 parameters, as each of 8 shards
 # has its own copy of biases and norms.
-_GPTJ = {"6b": (28, 4096, 16, 64)}
+_GPTJ = {"6b": (28, 4096, 16)}
 
 
 def gpt_neox(size: str) -> ModelConfig:
@@ -270,14 +264,11 @@ _PYTHIA = {
 
 def opt(size: str) -> ModelConfig:
     """OPT (Zhang et al. 2022, Table 1); 350m is GPT-1's order with a projected embedding."""
-    layers, width, heads = _OPT[size]
     narrow = size == "350m"
-    return ModelConfig(
+    return _of(
+        _OPT[size],
         vocab_size=50272,
         context_length=2048,
-        num_layers=layers,
-        embed_dim=width,
-        num_heads=heads,
         embedding_width=512 if narrow else 0,
         position_offset=2,
         norm_position="after" if narrow else "before",
@@ -303,13 +294,10 @@ _OPT = {
 
 def cerebras_gpt(size: str) -> ModelConfig:
     """Cerebras-GPT (Dey et al. 2023, Table 1) in its standard parametrisation."""
-    layers, width, heads = _CEREBRAS[size]
-    return ModelConfig(
+    return _of(
+        _CEREBRAS[size],
         vocab_size=GPT3_VOCAB,
         context_length=2048,
-        num_layers=layers,
-        embed_dim=width,
-        num_heads=heads,
         activation="gelu",
     )
 
