@@ -87,13 +87,21 @@ def export(
     values = to_config_json(config.model)
     with _new_folder(folder) as partial:
         tokenizer = load_tokenizer(run / "tokenizer")
-        params = load_model(run, config.model, jax.local_devices(backend="cpu")[0])
+        params = load_model(run, config.model, _host_device())
         kept = dtype or str(params["embedding"].dtype)
         tensors = _tensors(values["model_type"], config.model, params)
         _write_weights(partial, tensors, jnp.dtype(kept), shard_bytes)
         write_tokenizer_files(tokenizer, partial, config.model.context_length)
         write_json(partial / "config.json", values | _tokens(tokenizer) | {"torch_dtype": kept})
     return values["model_type"]
+
+
+def _host_device() -> Any:
+    """The host itself, which has room for a model that an accelerator alone may not have."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return jax.local_devices()[0]
 
 
 def _tokens(tokenizer: Tokenizer) -> dict[str, int]:
