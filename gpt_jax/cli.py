@@ -101,6 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--top-p", type=float, default=1.0, help="of the likeliest that add to p")
     generate.add_argument("--repetition-penalty", type=float, default=1.0, help="1: none")
     generate.add_argument("--stop", action="append", default=[], help="text to stop at")
+    generate.add_argument(
+        "--special-tokens",
+        action="store_true",
+        help="names such as <|endoftext|> in a prompt are those tokens, and not text",
+    )
     generate.add_argument("--seed", type=int, default=0)
     generate.set_defaults(run=_generate)
 
@@ -146,7 +151,13 @@ def load_experiment(path: Path, overrides: Sequence[str], command: str = "train"
         tokenizer = str(path.resolve() / "tokenizer")
         data = dataclasses.replace(default.data, tokenizer=tokenizer)
         default = dataclasses.replace(default, data=data, init_from=str(path.resolve()))
-        return _overridden(default, path, overrides, command)
+        config = _overridden(default, path, overrides, command)
+        require(
+            bool(config.data.files) or (path / "metrics.jsonl").exists(),
+            f"{path} is a model from elsewhere, and there is no text to go on with: name some "
+            "(--data.files 'my_corpus/*.txt').",
+        )
+        return config
     require(
         path.is_file(),
         f"an experiment is a Python file, and there is none at {path}: give the path of one, such "
@@ -265,7 +276,7 @@ def _generate(options: argparse.Namespace, _: Sequence[str]) -> None:
     prompts = options.prompt or [""]
     most = options.max_new_tokens
     if most is None:
-        most = min(100, room_after(config.model, tokenizer, prompts))
+        most = min(100, room_after(config.model, tokenizer, prompts, options.special_tokens))
     pieces = generate(
         config.model,
         params,
@@ -275,6 +286,7 @@ def _generate(options: argparse.Namespace, _: Sequence[str]) -> None:
         how=how,
         stop=options.stop,
         seed=options.seed,
+        special_tokens=options.special_tokens,
     )
     if len(prompts) == 1:
         for n, (piece,) in enumerate(pieces):

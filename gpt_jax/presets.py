@@ -7,8 +7,8 @@ rate), section 2.1 (architecture), section 2.3 and appendix B (optimizer and sch
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from gpt_jax.config import (
     CheckpointConfig,
@@ -17,7 +17,10 @@ from gpt_jax.config import (
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
+    require,
 )
+
+Row = TypeVar("Row")
 
 
 def for_cpu(model: ModelConfig) -> ModelConfig:
@@ -85,7 +88,7 @@ def gpt3(size: str) -> Config:
     the tokenizer: a SentencePiece vocabulary of the paper's size. The state is float32 and the
     matrices are multiplied in bfloat16.
     """
-    layers, width, heads, sequences, learning_rate, ramp_tokens = _TABLE_2_1[size]
+    layers, width, heads, sequences, learning_rate, ramp_tokens = _row(_TABLE_2_1, size)
     return Config(
         name=f"gpt3_{size}",
         model=ModelConfig(
@@ -128,16 +131,23 @@ def _dropout(rate: float) -> dict[str, Any]:
     return dict.fromkeys(names, rate)
 
 
-def _of(shape: tuple[int, int, int], **what: Any) -> ModelConfig:
-    """A model of (layers, width, heads)."""
-    layers, width, heads = shape
+def _row(table: Mapping[str, Row], size: str) -> Row:
+    """What a table says of a size; raises InputError where it has none such."""
+    require(size in table, f"there is no published size {size!r}: there are {', '.join(table)}.")
+    return table[size]
+
+
+def _of(table: Mapping[str, tuple[int, int, int]], size: str, **what: Any) -> ModelConfig:
+    """A model of the layers, width and heads that a table gives."""
+    layers, width, heads = _row(table, size)
     return ModelConfig(num_layers=layers, embed_dim=width, num_heads=heads, **what)
 
 
 def gpt1(size: str) -> ModelConfig:
     """GPT-1 (Radford et al. 2018, section 4.1): norms after each sum, and none at the end."""
     return _of(
-        _GPT1[size],
+        _GPT1,
+        size,
         vocab_size=40478,
         context_length=512,
         norm_position="after",
@@ -153,7 +163,8 @@ _GPT1 = {"117m": (12, 768, 12)}
 def gpt2(size: str) -> ModelConfig:
     """GPT-2 (Radford et al. 2019, Table 2), by the sizes of the files."""
     return _of(
-        _GPT2[size],
+        _GPT2,
+        size,
         vocab_size=GPT3_VOCAB,
         context_length=1024,
         **_dropout(0.1),
@@ -173,7 +184,8 @@ _GPT2 = {
 def gpt_neo(size: str) -> ModelConfig:
     """GPT-Neo (Black et al. 2021): layers of global and local attention in turn, not scaled."""
     return _of(
-        _GPT_NEO[size],
+        _GPT_NEO,
+        size,
         vocab_size=GPT3_VOCAB,
         context_length=2048,
         attention_pattern=("dense", "banded"),
@@ -196,7 +208,8 @@ _GPT_NEO = {
 def gptj(size: str) -> ModelConfig:
     """GPT-J (Wang and Komatsuzaki 2021): a quarter of each head rotated, one norm a layer."""
     return _of(
-        _GPTJ[size],
+        _GPTJ,
+        size,
         vocab_size=50400,
         context_length=2048,
         position_encoding="rotary_interleaved",
@@ -216,7 +229,7 @@ _GPTJ = {"6b": (28, 4096, 16)}
 
 def gpt_neox(size: str) -> ModelConfig:
     """GPT-NeoX-20B (Black et al. 2022, section 2)."""
-    layers, width, heads, vocabulary = _GPT_NEOX[size]
+    layers, width, heads, vocabulary = _row(_GPT_NEOX, size)
     model = _neox(layers, width, heads, vocabulary)
     return dataclasses.replace(model, activation="gelu_tanh")
 
@@ -227,7 +240,7 @@ def pythia(size: str) -> ModelConfig:
     With exact GELU, as the config.json files say; the models were trained with its tanh form
     (bias-gelu-fusion in the training configs).
     """
-    return _neox(*_PYTHIA[size])
+    return _neox(*_row(_PYTHIA, size))
 
 
 def _neox(layers: int, width: int, heads: int, vocabulary: int) -> ModelConfig:
@@ -266,7 +279,8 @@ def opt(size: str) -> ModelConfig:
     """OPT (Zhang et al. 2022, Table 1); 350m is GPT-1's order with a projected embedding."""
     narrow = size == "350m"
     return _of(
-        _OPT[size],
+        _OPT,
+        size,
         vocab_size=50272,
         context_length=2048,
         embedding_width=512 if narrow else 0,
@@ -295,7 +309,8 @@ _OPT = {
 def cerebras_gpt(size: str) -> ModelConfig:
     """Cerebras-GPT (Dey et al. 2023, Table 1) in its standard parametrisation."""
     return _of(
-        _CEREBRAS[size],
+        _CEREBRAS,
+        size,
         vocab_size=GPT3_VOCAB,
         context_length=2048,
         activation="gelu",
@@ -317,7 +332,7 @@ _CEREBRAS = {
 
 def gpt2_chinese(size: str) -> ModelConfig:
     """GPT-2 with a vocabulary of Chinese characters: Du's GPT2-Chinese and UER's models."""
-    layers, width, heads, vocabulary = _GPT2_CHINESE[size]
+    layers, width, heads, vocabulary = _row(_GPT2_CHINESE, size)
     return ModelConfig(
         vocab_size=vocabulary,
         context_length=1024,
@@ -346,7 +361,7 @@ _GPT2_CHINESE = {
 
 def ctrl(size: str) -> ModelConfig:
     """CTRL (Keskar et al. 2019, section 3.2), trained on sequences of 256 or 512 tokens."""
-    layers, width, heads, mlp = _CTRL[size]
+    layers, width, heads, mlp = _row(_CTRL, size)
     return ModelConfig(
         vocab_size=246534,
         context_length=50000,

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gpt_jax.config import ModelConfig
+from gpt_jax.config import InputError, ModelConfig
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.flops import num_non_embedding_params, num_params
 from gpt_jax.model.decoder import GPT
-from gpt_jax.presets import GPT3_SIZES, family, gpt3
+from gpt_jax.presets import GPT3_SIZES, family, gpt2, gpt3
 
 # Brown et al. 2020, Table 2.1, as printed: layers, d_model, heads, d_head, batch, learning rate.
 PAPER = {
@@ -233,6 +233,11 @@ PYTHIA_NON_EMBEDDING = {
     "6.9b": 6_444_163_072,
     "12b": 11_327_027_200,
 }
+
+
+def test_a_size_that_is_not_there_names_those_that_are():
+    with pytest.raises(InputError, match="no published size 'small': there are 124m, 355m, 774m"):
+        gpt2("small")
 
 
 def test_every_published_size_has_its_parameters():

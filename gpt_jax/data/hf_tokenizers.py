@@ -17,6 +17,7 @@ from tokenizers import AddedToken, models
 
 from gpt_jax.config import InputError, require
 from gpt_jax.data.hf_files import (
+    CLASSES,
     CTRL_JOIN,
     SETTINGS_FILES,
     VOCABULARY_FILES,
@@ -69,12 +70,15 @@ class HuggingFaceTokenizer(Tokenizer):
 
     kind = "huggingface"
 
-    def __init__(self, files: Mapping[str, bytes], model_type: str = ""):
+    def __init__(self, files: Mapping[str, bytes], model_type: str = "", tokenizer_class: str = ""):
         self.files = dict(files)
         """The files it was read from, by name."""
         self.model_type = model_type
         settings = Settings(files)
         pipeline = pipeline_of(files, settings, model_type)
+        known = (name for name, way in CLASSES.items() if way == pipeline)
+        self.tokenizer_class = tokenizer_class or next(known, "")
+        """transformers' class; a tokenizer.json need not say one."""
         check_settings(settings.config, pipeline, files)
         names = settings.names(pipeline)
         self._library, vocabulary = build(pipeline, files, settings, names)
@@ -273,6 +277,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def save(self, folder: Path) -> None:
         marker = {"kind": self.kind, "model_type": self.model_type}
+        marker["tokenizer_class"] = self.tokenizer_class
         (folder / "tokenizer.json").write_text(json.dumps(marker))
         (folder / "files").mkdir(exist_ok=True)
         for name, content in self.files.items():
@@ -312,7 +317,9 @@ class _HeldStream(TextStream):
         return rest
 
 
-def read_tokenizer_files(folder: Path, model_type: str = "") -> Tokenizer:
+def read_tokenizer_files(
+    folder: Path, model_type: str = "", tokenizer_class: str = ""
+) -> Tokenizer:
     """The tokenizer of a folder in the Hugging Face format.
 
     Args:
@@ -320,13 +327,18 @@ def read_tokenizer_files(folder: Path, model_type: str = "") -> Tokenizer:
         SentencePiece tokenizer.model or spiece.model: the first of these is taken. Beside it,
         tokenizer_config.json, special_tokens_map.json and added_tokens.json are read.
       model_type: config.json's. Of vocab.json and merges.txt, "openai-gpt", "ctrl" and "gpt_neox"
-        have their own way to tokens, and all others GPT-2's.
+        have their own way to tokens, and all others GPT-2's. Empty: as config.json says, if there
+        is one.
+      tokenizer_class: config.json's, which old files have instead of a tokenizer_config.json.
 
     Raises:
       InputError: a file that is missing, broken or contradicts another; a setting that changes ids
         and that is not done here.
     """
     folder, files = Path(folder).expanduser(), {}
+    said = _of_model(folder)
+    model_type = model_type or said.get("model_type", "")
+    tokenizer_class = tokenizer_class or said.get("tokenizer_class", "")
     for name in (*VOCABULARY_FILES, *SETTINGS_FILES):
         try:
             if (folder / name).exists():
@@ -348,10 +360,20 @@ def read_tokenizer_files(folder: Path, model_type: str = "") -> Tokenizer:
     )
     try:
         if library_files:
-            return HuggingFaceTokenizer(files, model_type)
+            return HuggingFaceTokenizer(files, model_type, tokenizer_class)
         return _sentencepiece(files, others[0])
     except InputError as error:
         raise InputError(f"the tokenizer in {folder} cannot be used: {error}") from error
+
+
+def _of_model(folder: Path) -> dict[str, str]:
+    """What the model's config.json says in words; nothing where there is none."""
+    try:
+        values = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):  # the model's own reader says what is wrong
+        return {}
+    values = values if isinstance(values, dict) else {}
+    return {key: value for key, value in values.items() if isinstance(value, str)}
 
 
 def _sentencepiece(files: Mapping[str, bytes], name: str) -> SentencePieceTokenizer:

@@ -246,7 +246,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             # That file is built on this one, and its library is slow to load.
             from gpt_jax.data.hf_tokenizers import read_tokenizer_files
 
-            return read_tokenizer_files(Path(folder) / "files", saved["model_type"])
+            return read_tokenizer_files(
+                Path(folder) / "files", saved["model_type"], saved["tokenizer_class"]
+            )
         require(saved["kind"] == ByteTokenizer.kind, f"it has the unknown kind {saved['kind']!r}.")
         return ByteTokenizer()
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

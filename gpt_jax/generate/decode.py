@@ -185,17 +185,23 @@ def _check_fit(config: ModelConfig, prompts: Sequence[np.ndarray], max_new_token
     return longest
 
 
-def room_after(config: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str]) -> int:
+def room_after(
+    config: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], special_tokens: bool = False
+) -> int:
     """Tokens that the context has room for after the longest prompt, and 1 where it has none."""
-    longest = max(len(prompt_ids(tokenizer, prompt)) for prompt in prompts)
+    longest = max(len(prompt_ids(tokenizer, prompt, special_tokens)) for prompt in prompts)
     return max(config.context_length - longest, 1)
 
 
-def prompt_ids(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
-    """What the model reads of a prompt, (T,) int32: an empty one begins a document."""
+def prompt_ids(tokenizer: Tokenizer, prompt: str, special_tokens: bool = False) -> np.ndarray:
+    """What the model reads of a prompt, (T,) int32: an empty one begins a document.
+
+    `special_tokens`: their names in the prompt are those tokens.
+    """
     if not prompt:
         return np.array([tokenizer.separator], np.int32)
-    return np.concatenate([np.array(tokenizer.prefix, np.int32), tokenizer.encode(prompt)])
+    ids = tokenizer.encode(prompt, special_tokens)
+    return np.concatenate([np.array(tokenizer.prefix, np.int32), ids])
 
 
 def generate(
@@ -208,6 +214,7 @@ def generate(
     how: Sampling,
     stop: Sequence[str] = (),
     seed: int = 0,
+    special_tokens: bool = False,
 ) -> Iterator[list[str]]:
     """Text that continues each prompt, in pieces as it comes: one string per prompt and turn.
 
@@ -216,7 +223,7 @@ def generate(
     back until it is known not to be. An empty prompt begins a document. Raises InputError as
     `generate_tokens` does.
     """
-    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    ids = [prompt_ids(tokenizer, prompt, special_tokens) for prompt in prompts]
     rows = [_Row(tokenizer, stop, prompt) for prompt in ids]
     vocab_size = min(tokenizer.vocab_size, config.vocab_size)
     for tokens in generate_tokens(

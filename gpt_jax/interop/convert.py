@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from gpt_jax.config import Config, InputError, MeshConfig, ModelConfig, require
+from gpt_jax.data.hf_tokenizers import HuggingFaceTokenizer
 from gpt_jax.data.tokenizers import Tokenizer, load_tokenizer
 from gpt_jax.interop.hf_config import to_config_json
 from gpt_jax.interop.layout import Place, places
 from gpt_jax.interop.load import load_hf
-from gpt_jax.interop.names import NAMES
 from gpt_jax.interop.tokenizer_files import write_tokenizer_files
 from gpt_jax.interop.weights import INDEX, SINGLE, cast, check_dtype
 from gpt_jax.parallel.mesh import make_mesh
@@ -51,13 +51,15 @@ def convert(folder: Path, run: Path, dtype: str | None = None, fsdp: int = 1) ->
     devices = jax.local_devices()
     require(
         1 <= fsdp <= len(devices),
-        f"parameters are split over 1 to {len(devices)} devices here, and {fsdp} are asked for.",
+        f"parameters can be split over {len(devices)} devices at most, which are all that there "
+        f"are, and --fsdp asks for {fsdp}.",
     )
-    require(folder.is_dir(), f"a model is converted from its folder, and {folder} is none.")
     with _new_folder(run) as partial:
         mesh = make_mesh(MeshConfig(data=1, fsdp=fsdp), devices[:fsdp])
         config, params, tokenizer = load_hf(folder, dtype=dtype, mesh=mesh)
-        config = dataclasses.replace(config, name=run.resolve().name)
+        # The folder's own: `train RUN` gives it the path that the folder has then.
+        data = dataclasses.replace(config.data, tokenizer="./tokenizer")
+        config = dataclasses.replace(config, name=run.resolve().name, data=data)
         with Checkpointer(partial / "checkpoints", keep_last=1, keep_best=0) as checkpointer:
             meta = {"config": dataclasses.asdict(config)}
             checkpointer.save(0, params, {"step": jnp.int32(0)}, meta)
@@ -92,7 +94,9 @@ def export(
         tensors = _tensors(values["model_type"], config.model, params)
         _write_weights(partial, tensors, jnp.dtype(kept), shard_bytes)
         write_tokenizer_files(tokenizer, partial, config.model.context_length)
-        write_json(partial / "config.json", values | _tokens(tokenizer) | {"torch_dtype": kept})
+        write_json(
+            partial / "config.json", values | _of_tokenizer(tokenizer) | {"torch_dtype": kept}
+        )
     return values["model_type"]
 
 
@@ -104,23 +108,18 @@ def _host_device() -> Any:
         return jax.local_devices()[0]
 
 
-def _tokens(tokenizer: Tokenizer) -> dict[str, int]:
+def _of_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What config.json says of the tokenizer; its own files may not say what they are."""
     end = tokenizer.separator
-    return {"bos_token_id": tokenizer.prefix[0] if tokenizer.prefix else end, "eos_token_id": end}
+    said = {"bos_token_id": tokenizer.prefix[0] if tokenizer.prefix else end, "eos_token_id": end}
+    named = tokenizer.tokenizer_class if isinstance(tokenizer, HuggingFaceTokenizer) else ""
+    return said | ({"tokenizer_class": named} if named else {})
 
 
 def _tensors(kind: str, model: ModelConfig, params: Any) -> list[tuple[str, Place, np.ndarray]]:
     """(name in the file, place, the array of ours that holds it) of every tensor."""
     arrays = {path: np.asarray(leaf) for path, leaf in named_leaves(params).items()}
-    table = NAMES[kind]
-    return [
-        (
-            place.theirs if place.ours.startswith("head") else table.prefix + place.theirs,
-            place,
-            arrays[place.ours],
-        )
-        for place in places(kind, model)
-    ]
+    return [(place.name_in_file, place, arrays[place.ours]) for place in places(kind, model)]
 
 
 def _write_weights(

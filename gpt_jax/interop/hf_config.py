@@ -392,9 +392,13 @@ def read_config_json(folder: Path) -> tuple[str, ModelConfig]:
     require(isinstance(values, dict), f"{path} must hold a JSON object.")
     kind = values.get("model_type")
     require(
-        isinstance(kind, str) and kind in ARCHITECTURES,
-        f"model_type in {path} must be one of {', '.join(ARCHITECTURES)}, and it is {kind!r}.",
+        kind is not None or "checkpoint" not in values,
+        f"{folder} is a run already: gpt-jax generate, train and export take it as it is.",
     )
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        raise InputError(
+            f"model_type in {path} must be one of {', '.join(ARCHITECTURES)}, and it is {kind!r}."
+        )
     fields = Fields(values)
     try:
         model = ARCHITECTURES[kind].read(fields)

@@ -29,6 +29,8 @@ class Place:
 
     theirs: str
     """Name without the architecture's prefix."""
+    prefix: str
+    """That prefix, which the output layer has not."""
     ours: str
     """Path of the array: layers/0/mlp/up."""
     start: tuple[int, ...]
@@ -41,6 +43,10 @@ class Place:
     """Of the axes of the part by letter, in our order."""
     filled: tuple[int, ...]
     """Which axes of the array those are; along the others the part is one of several."""
+
+    @property
+    def name_in_file(self) -> str:
+        return self.theirs if self.ours in ("head", "head_bias") else self.prefix + self.theirs
 
     @property
     def their_shape(self) -> tuple[int, ...]:
@@ -117,7 +123,7 @@ def places(kind: str, model: ModelConfig) -> list[Place]:
     for name in (*names.parameters, *head):
         for path, layer in _paths(name, model):
             if path in shapes:
-                found.append(_place(name, path, layer, shapes[path], model))
+                found.append(_place(kind, name, path, layer, shapes[path], model))
     filled = {place.ours for place in found}
     assert filled == set(shapes), f"no name in {kind} for {set(shapes) - filled}"
     return found
@@ -133,7 +139,7 @@ def _paths(name: Name, model: ModelConfig) -> Iterator[tuple[str, int | None]]:
 
 
 def _place(
-    name: Name, path: str, layer: int | None, shape: tuple[int, ...], model: ModelConfig
+    kind: str, name: Name, path: str, layer: int | None, shape: tuple[int, ...], model: ModelConfig
 ) -> Place:
     start, part = [0] * len(shape), list(shape)
     alone = []
@@ -153,6 +159,7 @@ def _place(
     letters = axes.split(" -> ")[1].split()
     return Place(
         theirs=name.theirs.format(layer),
+        prefix=NAMES[kind].prefix,
         ours=path,
         start=tuple(start),
         shape=tuple(part),

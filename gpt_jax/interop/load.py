@@ -54,15 +54,16 @@ def load_hf(
     Args:
       folder: with the files.
       dtype: of the parameters: float32, bfloat16 or float16. None: that of the file.
-      mesh: over which the parameters are sharded by the rules of `parallel/sharding.py`. None:
-        all of them on this process's first device.
+      mesh: with the axes data, fsdp and tensor, over which the parameters are sharded, as
+        `gpt_jax.parallel.mesh.make_mesh(MeshConfig(data=1, fsdp=8))` makes it. None: all of them
+        on this process's first device.
 
     Raises InputError where a file is missing, broken or a pickle, where config.json has a setting
     that is not done here, where a tensor is missing, unknown or of another shape, or where the
     tokenizer has more tokens or places than the model.
     """
     folder = Path(folder)
-    require(folder.is_dir(), f"weights are read from a folder, and {folder} is none.")
+    check_folder(folder)
     check_dtype(dtype)
     kind, model = read_config_json(folder)
     tokenizer = read_tokenizer_files(folder, kind)
@@ -72,6 +73,16 @@ def load_hf(
     if params["embedding"].dtype == jnp.bfloat16:
         model = dataclasses.replace(model, dtype="bfloat16")
     return _config(folder, model, tokenizer), params, tokenizer
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError unless a model can be in `folder`."""
+    require(
+        folder.is_dir(),
+        f"a model is read from a folder on this machine, and there is no folder {folder}. If it is "
+        "the name of one on the Hugging Face hub, get it first: pip install huggingface_hub && hf "
+        f"download {folder} --local-dir DIR --include '*.safetensors' '*.json' '*.txt' '*.model'",
+    )
 
 
 def check_tokenizer(tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
@@ -149,8 +160,8 @@ def _match(kind: str, model: ModelConfig, wanted: list[Place], weights: Weights)
         name = found.get(place.theirs)
         require(
             name is not None,
-            f"the file must hold every tensor of the model, and it has no {table.prefix}"
-            f"{place.theirs}.",
+            f"the weights must hold every tensor of the model that config.json describes, and "
+            f"there is no {place.name_in_file}.",
         )
         assert name is not None
         shape = weights.shape(name)

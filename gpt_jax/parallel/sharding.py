@@ -44,6 +44,12 @@ def shardings(boxed: Any, mesh: Mesh) -> Any:
     Leaves without a box (counters) are replicated. Raises InputError naming a parameter whose
     axis the mesh cannot divide.
     """
+    missing = {axis for _, over in RULES for axis in over or ()} - set(mesh.axis_names)
+    require(
+        not missing,
+        f"a mesh must have the axes data, fsdp and tensor, of size 1 where they are not used, and "
+        f"this one has {', '.join(mesh.axis_names)}: make it with parallel.mesh.make_mesh.",
+    )
     logical = jax.tree.map(_axes, boxed, is_leaf=_is_boxed)
     tree = spmd.logical_to_mesh_sharding(logical, mesh, RULES)
     leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed))

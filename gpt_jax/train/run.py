@@ -123,7 +123,8 @@ class RunFolder:
         require(
             not differences,
             f"a run continues with the config it began with, and {self.path} disagrees on "
-            f"{'; '.join(differences)}. Undo the change, or train it anew in another --workdir.",
+            f"{'; '.join(differences)}. Undo the change, train it anew in another --workdir, or go "
+            f"on from its parameters in a new run (gpt-jax train {self.path} --workdir NEW).",
         )
 
     def write(self, config: Config, tokenizer: Tokenizer) -> None:

@@ -318,3 +318,10 @@ def test_a_character_is_shown_with_its_last_byte(speak):
     """Three bytes of the euro sign; a character that is never finished becomes U+FFFD."""
     assert [turn[0] for turn in speak(["\u20ac".encode()])] == ["", "", "\u20ac", ""]
     assert [turn[0] for turn in speak(["\u20ac".encode()[:2]])] == ["", "", "\ufffd"]
+
+
+def test_names_of_special_tokens_in_a_prompt_are_text_unless_asked():
+    """Of bytes: the separator, or the 13 letters of its name."""
+    name = "<|endoftext|>"
+    assert decode.prompt_ids(BYTES, f"a{name}b", special_tokens=True).tolist() == [97, 256, 98]
+    assert decode.prompt_ids(BYTES, name).tolist() == list(name.encode())

@@ -147,7 +147,8 @@ def test_into_shards(tmp_path, monkeypatch):
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon .* nan"),
         ({"model_type": ["gpt2"]}, r"model_type .* \['gpt2'\]"),
         ({"n_positions": 999}, r"wpe.weight is of shape .* where the config asks for \(999,"),
-        ({"n_layer": 7}, r"it has no transformer.h.\d.ln_1.weight"),
+        ({"n_layer": 7}, r"there is no transformer.h.\d.ln_1.weight"),
+        ({"tie_word_embeddings": False}, r"there is no lm_head.weight"),
         ({"n_layer": 1}, "transformer.h.1.attn.c_attn.bias.* have none"),
         ({"vocab_size": 9}, "the model has 9 tokens and the tokenizer"),
     ],
@@ -288,6 +289,10 @@ def test_nothing_that_was_there_is_lost(copy, tmp_path, capsys):
     )
     assert main(["export", str(copy), str(tmp_path / "x")]) == 1
     assert "make one of it with `gpt-jax convert`" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "good"), str(tmp_path / "x")]) == 1
+    assert "is a run already" in capsys.readouterr().err
+    assert main(["convert", "openai-community/gpt2", str(tmp_path / "x")]) == 1
+    assert "hf download openai-community/gpt2" in capsys.readouterr().err
     change(copy, sliding_window=3)
     assert main(["convert", str(copy), str(tmp_path / "new")]) == 1
     assert main(["convert", str(copy), str(tmp_path / "a" / "b" / "new")]) == 1
@@ -297,6 +302,27 @@ def test_nothing_that_was_there_is_lost(copy, tmp_path, capsys):
     assert "cannot be made" in capsys.readouterr().err
     there = ["copy", "good", "run", "run.partial"]
     assert sorted(path.name for path in tmp_path.iterdir()) == there
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_chinese_vocabulary_keeps_its_class(gpt2, tmp_path, fast):
+    """vocab.txt has no settings beside it: that it is BERT's stands in config.json alone."""
+    hf = tmp_path / "hf"
+    hf.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (hf / name).write_bytes((gpt2.folder / name).read_bytes())
+    change(hf, tokenizer_class="BertTokenizer")
+    (hf / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n床\n前\n明\n月\n光\n")
+    if fast:
+        AutoTokenizer.from_pretrained(hf).backend_tokenizer.save(str(hf / "tokenizer.json"))
+    convert(hf, tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "back")
+    ids = [5, 6, 7, 8, 9]
+    for folder in (hf, tmp_path / "back"):
+        theirs = AutoTokenizer.from_pretrained(folder)
+        assert theirs("床前明月光", add_special_tokens=False).input_ids == ids, folder
+    _, _, tokenizer = gpt_jax.load(tmp_path / "run")
+    assert tokenizer.encode("床前明月光").tolist() == ids
 
 
 def test_targets_of_other_shapes(gpt2, tmp_path, monkeypatch):
@@ -310,7 +336,9 @@ def test_targets_of_other_shapes(gpt2, tmp_path, monkeypatch):
     export(tmp_path / "empty", Path())
     assert (tmp_path / "here" / "model.safetensors").is_file()
     (tmp_path / "empty").rename(tmp_path / "moved")  # a run is whole wherever it is
-    config = load_experiment(tmp_path / "moved", [])
+    with pytest.raises(InputError, match="there is no text to go on with"):
+        load_experiment(tmp_path / "moved", [])
+    config = load_experiment(tmp_path / "moved", ["--data.files", "x.txt"])
     assert config.init_from == str(tmp_path / "moved")
     assert config.data.tokenizer == str(tmp_path / "moved" / "tokenizer")
 

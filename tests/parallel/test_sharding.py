@@ -110,6 +110,14 @@ def test_a_parameter_that_does_not_divide_is_named(mesh, change, message):
     assert "--mesh.fsdp" in str(error.value)
 
 
+def test_a_mesh_of_other_axes_is_refused():
+    other = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    with pytest.raises(
+        InputError, match=r"must have the axes data, fsdp and tensor, .* has x: make"
+    ):
+        abstract_state(GPT(MODEL), make_optimizer(OptimizerConfig()), other)
+
+
 def test_the_rows_of_a_batch_are_split_and_its_micro_batches_are_not():
     mesh = make_mesh(MeshConfig(2, 2, 2))
     assert batch_sharding(mesh, stacked=False).shard_shape((8, 5)) == (2, 5)
