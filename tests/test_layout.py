@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -211,3 +212,12 @@ def test_every_file_says_what_it_is():
         if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert silent == []
+
+
+def test_the_experiment_in_the_readme_builds():
+    """Its Python that defines get_config(), taken from the page as a reader would take it."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if "def get_config" in block)
+    names = {}
+    exec(block, names)
+    assert type(names["get_config"]()) is Config
