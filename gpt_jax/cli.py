@@ -1,4 +1,4 @@
-"""The command line: `gpt-jax train | generate | convert | export | bench`.
+"""The command line: `gpt-jax train | generate | convert | export | bench | shard`.
 
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """
@@ -13,6 +13,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -20,13 +21,15 @@ from pathlib import Path
 
 from gpt_jax.config import Config, InputError, require
 
+OF_EXPERIMENTS = ("train", "bench", "shard")
+"""Commands that take an experiment's fields as options."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, or 1 for bad input, 2 for a bad command line."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    asks_fields = argv[:1] in (["train"], ["bench"]) and "--help" in argv[2:]
+    asks_fields = argv[:1] and argv[0] in OF_EXPERIMENTS and "--help" in argv[2:]
     parser = _parser()
     known, overrides = parser.parse_known_args(
         [word for word in argv if word != "--help"] if asks_fields else argv
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asks_fields:
         # The options of an experiment are its fields, so that it must be read to list them.
         overrides = ["--help"]
-    if overrides and known.command not in ("train", "bench"):
+    if overrides and known.command not in OF_EXPERIMENTS:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     # After a save that failed it has pages to tell of the writes that Orbax left behind.
@@ -132,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("experiment", type=Path, help=experiment_help)
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=_bench)
+
+    shard = add("shard", "show where each parameter would lie", override_help % "shard")
+    shard.add_argument("experiment", type=Path, help=experiment_help)
+    shard.add_argument("--devices", type=int, help="how many (default: as the mesh says)")
+    shard.add_argument("--json", action="store_true", help="print one JSON object")
+    shard.set_defaults(run=_shard)
     return parser
 
 
@@ -334,3 +343,13 @@ def _bench(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     figures = measure(config)
     print(json.dumps(figures) if options.json else as_table(figures))
+
+
+def _shard(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    config = load_experiment(options.experiment, overrides, "shard")
+    from gpt_jax.plan.shard import as_table, layout
+
+    sizes = dataclasses.asdict(config.mesh).values()
+    devices = math.prod(size for size in sizes if size > 0)
+    found = layout(config, options.devices or devices)
+    print(json.dumps(dataclasses.asdict(found)) if options.json else as_table(found))

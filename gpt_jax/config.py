@@ -365,6 +365,10 @@ class MeshConfig:
     """The batch and the parameters are both split; a layer's are gathered when it runs."""
     tensor: int = 1
     """Heads, the MLP and the vocabulary are split."""
+    sequence: int = 1
+    """Every sequence is split along its length; attention gathers the keys of all of it."""
+    slice: int = 1
+    """Copies of the model in slices of a pod, joined by a network: only gradients cross it."""
 
     def __post_init__(self) -> None:
         require_types(self)

@@ -234,10 +234,10 @@ def test_generate_on_a_folder_that_is_no_run(said, tmp_path):
     ("words", "rule"),
     [
         (["--data.files", "nowhere/*.txt"], "'nowhere/*.txt' matches none: check the path"),
-        (["--mesh.data", "3"], "must divide the 8 devices present, and data=3 x fsdp=1 x tensor=1"),
+        (["--mesh.data", "3"], "must divide the 8 devices present, and data=3 does not"),
         (
             ["--train.batch-tokens", "160"],
-            "5 sequences of 32 tokens do not divide over data x fsdp",
+            "5 sequences of 32 tokens do not divide over slice x data x fsdp",
         ),
         (["--model.vocab-size", "100"], "vocab_size=100 is less than the tokenizer's 257"),
         (["--data.tokenizer", "sentencepiece"], "a tokenizer that is trained needs its size"),

@@ -19,8 +19,9 @@ from flax.linen import spmd
 from jax import Array
 
 from gpt_jax.config import AttentionKind, ModelConfig, require
-from gpt_jax.model.attention import MASKED, attend
+from gpt_jax.model.attention import MASKED
 from gpt_jax.model.cache import KeysAndValues, KVCache, LayerCache
+from gpt_jax.model.context_parallel import attend_over_mesh
 from gpt_jax.model.positions import Rotation, frequencies, rotate, rotation, sinusoids
 
 INIT_STD = 0.02
@@ -106,7 +107,7 @@ class Attention(nn.Module):
         if segment_ids_BT is not None:
             segments = (segment_ids_BT, segment_ids_BT if cache is None else cache.segment_ids_BS)
         dropping = self.train and c.attention_dropout > 0
-        y_BTNH = attend(
+        y_BTNH = attend_over_mesh(
             q_BTNH,
             k_BSNH,
             v_BSNH,
@@ -247,10 +248,10 @@ class GPT(nn.Module):
         self.embedding_VE = self.param("embedding", normal(INIT_STD, "VE"), (vocab, token))
         if c.position_encoding == "learned":
             shape = (c.position_offset + c.context_length, width)
-            self.positions_TD = self.param("positions", normal(POSITION_INIT_STD, "TD"), shape)
+            self.positions_TD = self.param("positions", normal(POSITION_INIT_STD, ".D"), shape)
         if token != width:
-            self.project_in_ED = self.param("project_in", normal(INIT_STD, "ED"), (token, width))
-            self.project_out_DE = self.param("project_out", normal(INIT_STD, "DE"), (width, token))
+            self.project_in_ED = self.param("project_in", normal(INIT_STD, ".D"), (token, width))
+            self.project_out_DE = self.param("project_out", normal(INIT_STD, "D."), (width, token))
         self.layers = nn.scan(
             Period,
             variable_axes={"params": 0, "intermediates": 0},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,32 +11,40 @@ from jax.sharding import AxisType, Mesh
 
 from gpt_jax.config import MeshConfig, require
 
+AXES = ("slice", "data", "fsdp", "sequence", "tensor")
+"""From the slowest network to the fastest: neighbours along the last are nearest to each other."""
+
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with the axes data, fsdp and tensor over `devices` (None: all of them).
+    """A mesh with the axes AXES over `devices` (None: all of them).
 
     Raises InputError where the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = dataclasses.asdict(config)
-    fixed = math.prod(size for size in sizes.values() if size > 0)
-    asked = " x ".join(f"{name}={size}" for name, size in sizes.items())
-    remedy = "set --mesh.data, --mesh.fsdp and --mesh.tensor (-1 for one of them: what is left)."
-    require(
-        len(devices) % fixed == 0,
-        f"the mesh axes must divide the {len(devices)} devices present, and {asked} does not: "
-        + remedy,
-    )
-    shape = {name: size if size > 0 else len(devices) // fixed for name, size in sizes.items()}
-    require(
-        math.prod(shape.values()) == len(devices),
-        f"the mesh must use all {len(devices)} devices present, and {asked} uses {fixed}: {remedy}",
-    )
+    shape = mesh_shape(config, len(devices))
     # Auto axes: shardings come from the table in sharding.py, and XLA propagates the rest.
     axis_types = (AxisType.Auto,) * len(shape)
     return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types, devices=devices)
 
 
+def mesh_shape(config: MeshConfig, count: int) -> dict[str, int]:
+    """Devices along each of AXES, of `count` in all; raises InputError where that cannot be."""
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    fixed = math.prod(size for size in sizes.values() if size > 0)
+    asked = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1)
+    remedy = "set --mesh.data, --mesh.fsdp and --mesh.tensor (-1 for one of them: what is left)."
+    require(
+        count % fixed == 0,
+        f"the mesh axes must divide the {count} devices present, and {asked} does not: " + remedy,
+    )
+    shape = {name: size if size > 0 else count // fixed for name, size in sizes.items()}
+    require(
+        math.prod(shape.values()) == count,
+        f"the mesh must use all {count} devices present, and {asked} uses {fixed}: {remedy}",
+    )
+    return shape
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Parts that the batch is split in."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return mesh.shape["slice"] * mesh.shape["data"] * mesh.shape["fsdp"]

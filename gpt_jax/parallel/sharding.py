@@ -17,16 +17,17 @@ from flax.linen import spmd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax.config import require
+from gpt_jax.parallel.mesh import AXES
 
 RULES: tuple[tuple[str, tuple[str, ...] | None], ...] = (
-    ("B", ("data", "fsdp")),
+    ("B", ("slice", "data", "fsdp")),
     ("N", ("tensor",)),
     ("F", ("tensor",)),
     ("V", ("tensor",)),
     ("D", ("fsdp",)),
     ("E", ("fsdp",)),
-    # Positions and head dimensions stay whole, and so does the stack of layers that scan walks.
-    ("T", None),
+    ("T", ("sequence",)),
+    # Keys and head dimensions stay whole, and so does the stack of layers that scan walks.
     ("S", None),
     ("H", None),
     ("L", None),
@@ -42,14 +43,16 @@ def shardings(boxed: Any, mesh: Mesh) -> Any:
     """NamedShardings of an abstract tree whose leaves are boxed with their logical axes.
 
     Leaves without a box (counters) are replicated. Raises InputError naming a parameter whose
-    axis the mesh cannot divide.
+    axis the mesh cannot divide, or two of whose axes claim the same axis of the mesh.
     """
-    missing = {axis for _, over in RULES for axis in over or ()} - set(mesh.axis_names)
+    missing = set(AXES) - set(mesh.axis_names)
     require(
         not missing,
-        f"a mesh must have the axes data, fsdp and tensor, of size 1 where they are not used, and "
+        f"a mesh must have the axes {', '.join(AXES)}, of size 1 where they are not used, and "
         f"this one has {', '.join(mesh.axis_names)}: make it with parallel.mesh.make_mesh.",
     )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=_is_boxed):
+        _check_claims(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
     logical = jax.tree.map(_axes, boxed, is_leaf=_is_boxed)
     tree = spmd.logical_to_mesh_sharding(logical, mesh, RULES)
     leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed))
@@ -69,6 +72,19 @@ def _axes(leaf: Any) -> Any:
     return jax.tree.map(lambda _: leaf.get_partition_spec(), leaf.value)
 
 
+def _check_claims(name: str, leaf: Any) -> None:
+    if not _is_boxed(leaf):
+        return
+    over = dict(RULES)
+    for axis in AXES:
+        letters = [letter for letter in leaf.names if letter and axis in (over[letter] or ())]
+        require(
+            len(letters) <= 1,
+            f"a mesh axis splits one axis of a parameter, and {' and '.join(letters)} of {name} "
+            f"both claim {axis}: change RULES, or leave one of them without a name.",
+        )
+
+
 def _check_divides(name: str, leaf: Any, sharding: NamedSharding) -> None:
     for size, entry in zip(leaf.shape, sharding.spec, strict=False):
         over = (entry,) if isinstance(entry, str) else entry or ()
@@ -82,8 +98,8 @@ def _check_divides(name: str, leaf: Any, sharding: NamedSharding) -> None:
 
 
 def batch_sharding(mesh: Mesh, stacked: bool) -> NamedSharding:
-    """Rows over data and fsdp; `stacked`: a leading axis of micro-batches, kept whole."""
-    rows = ("data", "fsdp")
+    """Rows as B is split; `stacked`: a leading axis of micro-batches, kept whole."""
+    rows = dict(RULES)["B"]
     return NamedSharding(mesh, PartitionSpec(None, rows) if stacked else PartitionSpec(rows))
 
 

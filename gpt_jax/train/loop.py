@@ -229,14 +229,15 @@ def describe(program: Program, corpus: Corpus, step: int) -> str:
     """What is about to run, in a few lines for the terminal."""
     config, train = program.config, program.config.train
     index = corpus.train.index
-    mesh = " x ".join(f"{name} {size}" for name, size in program.mesh.shape.items())
+    axes = [f"{name} {size}" for name, size in program.mesh.shape.items() if size > 1]
+    mesh = f", mesh {' x '.join(axes)}" if axes else ""
     ramp = f", growing from {train.ramp_start_tokens:,}" if train.ramp_start_tokens else ""
     lines = [
         f"model   {num_params(config.model):,} parameters, vocabulary {config.model.vocab_size:,}, "
         f"{config.model.dtype}",
         f"text    {index.documents:,} documents, {index.bytes / 1e6:.1f} MB, {index.tokens:,} "
         f"tokens; {corpus.validation.index.tokens:,} tokens held out",
-        f"devices {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}, mesh {mesh}",
+        f"devices {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}{mesh}",
         f"batch   {train.batch_tokens:,} tokens{ramp}: {program.num_micro} micro-batches of "
         f"{program.rows} x {config.sequence_length}",
         f"run     {train.total_tokens:,} tokens, {train.total_tokens / index.tokens:.2f} epochs",

@@ -138,11 +138,10 @@ def batch_loss(
         return chunk_sums(x_BTD, targets_BT, weights_BT)
 
     def step(sums: LossSums, chunk: Array) -> tuple[LossSums, None]:
-        size = length // num_chunks
-        parts = (
-            jax.lax.dynamic_slice_in_dim(x, chunk * size, size, axis=1)
-            for x in (x_BTD, targets_BT, weights_BT)
-        )
+        # Every num_chunks-th token: of a length that is split over the mesh each device has some.
+        split = (x_BTD, targets_BT, weights_BT)
+        split = (x.reshape(rows, -1, num_chunks, *x.shape[2:]) for x in split)
+        parts = (jax.lax.dynamic_index_in_dim(x, chunk, axis=2, keepdims=False) for x in split)
         return jax.tree.map(jnp.add, sums, jax.checkpoint(chunk_sums)(*parts)), None
 
     zero = jnp.float32(0)

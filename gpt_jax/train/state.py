@@ -14,6 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from gpt_jax.model.decoder import GPT
+from gpt_jax.parallel.mesh import batch_shards
 from gpt_jax.parallel.sharding import rules, shardings
 
 
@@ -33,9 +34,11 @@ class TrainState:
     """How many of them were the last steps, () int32."""
 
 
-def init_state(key: Array, model: GPT, tx: optax.GradientTransformation) -> TrainState:
-    """A fresh state whose parameters are boxed with their axes."""
-    params = model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+def init_state(
+    key: Array, model: GPT, tx: optax.GradientTransformation, shape: tuple[int, int] = (1, 1)
+) -> TrainState:
+    """A fresh state, its parameters boxed with their axes; `shape`: of tokens to trace with."""
+    params = model.init(key, jnp.zeros(shape, jnp.int32))["params"]
     zero = jnp.int32(0)
     return TrainState(zero, zero, params, tx.init(params), zero, zero)
 
@@ -67,7 +70,9 @@ def create_state(
     out = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, tx, mesh))
 
     def draw(key: Array) -> TrainState:
-        return nn.unbox(init_state(key, model, tx))
+        # The mesh must divide the tokens, of which nothing but their shape is used.
+        shape = (batch_shards(mesh), mesh.shape["sequence"])
+        return nn.unbox(init_state(key, model, tx, shape))
 
     def take(params: Any) -> TrainState:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)

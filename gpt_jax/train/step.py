@@ -117,6 +117,13 @@ class Program:
             f"training runs in one process so far, over all its devices, and there are "
             f"{jax.process_count()} processes: start one.",
         )
+        parts = self.mesh.shape["sequence"]
+        require(
+            config.sequence_length % parts == 0,
+            f"a sequence must divide over the mesh, and {config.sequence_length} tokens do not "
+            f"divide over sequence = {parts} devices: change --mesh.sequence, or "
+            "--data.sequence-length.",
+        )
         shards = batch_shards(self.mesh)
         self.rows, self.num_micro = micro_batches(config, shards)
         self.model, self.tx = GPT(config.model), make_optimizer(config.optimizer)
@@ -166,8 +173,8 @@ def micro_batches(config: Config, shards: int) -> tuple[int, int]:
     require(
         rows % shards == 0,
         f"the batch must divide over the mesh, and {rows} sequences of {length} tokens do not "
-        f"divide over data x fsdp = {shards} devices: set --train.batch-tokens to a multiple of "
-        f"{shards * length}, or another mesh.",
+        f"divide over slice x data x fsdp = {shards} devices: set --train.batch-tokens to a "
+        f"multiple of {shards * length}, or another mesh.",
     )
     per_device = rows // shards
     limit = config.train.device_batch_tokens // length or per_device

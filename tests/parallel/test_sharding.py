@@ -9,7 +9,7 @@ from gpt_jax import model
 from gpt_jax.config import InputError, MeshConfig, ModelConfig, OptimizerConfig
 from gpt_jax.model.decoder import GPT
 from gpt_jax.parallel.mesh import make_mesh
-from gpt_jax.parallel.sharding import RULES, batch_sharding, replicated, rules
+from gpt_jax.parallel.sharding import RULES, batch_sharding, replicated, rules, shardings
 from gpt_jax.train.optimizer import make_optimizer
 from gpt_jax.train.state import abstract_state
 
@@ -81,11 +81,11 @@ def test_counters_are_everywhere():
 
 def test_a_mesh_axis_is_used_once_per_array():
     """An activation is split over fsdp along its batch, and so not along its width."""
-    assert nn.logical_to_mesh_axes(("B", "T", "D"), RULES) == P(("data", "fsdp"), None, None)
-    assert nn.logical_to_mesh_axes(("B", "T", "F"), RULES) == P(("data", "fsdp"), None, "tensor")
-    assert nn.logical_to_mesh_axes(("B", "T", "N", "H"), RULES) == P(
-        ("data", "fsdp"), None, "tensor", None
-    )
+    rows = ("slice", "data", "fsdp")
+    assert nn.logical_to_mesh_axes(("B", "T", "D"), RULES) == P(rows, "sequence", None)
+    assert nn.logical_to_mesh_axes(("B", "T", "F"), RULES) == P(rows, "sequence", "tensor")
+    heads = nn.logical_to_mesh_axes(("B", "T", "N", "H"), RULES)
+    assert heads == P(rows, "sequence", "tensor", None)
 
 
 def test_every_letter_of_the_shape_names_is_in_the_table():
@@ -110,10 +110,18 @@ def test_a_parameter_that_does_not_divide_is_named(mesh, change, message):
     assert "--mesh.fsdp" in str(error.value)
 
 
+def test_two_claims_to_one_mesh_axis_name_the_parameter():
+    """A matrix from D to E would be split over fsdp twice."""
+    leaf = jax.ShapeDtypeStruct((16, 16), "float32")
+    boxed = {"layers": {"bridge": nn.LogicallyPartitioned(leaf, names=("D", "E"))}}
+    with pytest.raises(InputError, match="D and E of layers/bridge both claim fsdp"):
+        shardings(boxed, make_mesh(MeshConfig(1, 8, 1)))
+
+
 def test_a_mesh_of_other_axes_is_refused():
     other = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     with pytest.raises(
-        InputError, match=r"must have the axes data, fsdp and tensor, .* has x: make"
+        InputError, match=r"must have the axes slice, data, fsdp, sequence, tensor, .* has x: make"
     ):
         abstract_state(GPT(MODEL), make_optimizer(OptimizerConfig()), other)
 

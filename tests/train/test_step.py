@@ -12,7 +12,16 @@ import optax
 import pytest
 from numpy_gpt import NumpyGPT, moved
 
-from gpt_jax.config import Config, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from gpt_jax.config import (
+    Config,
+    DataConfig,
+    InputError,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from gpt_jax.train import loss
 from gpt_jax.train.step import Program
 
 VOCAB, LENGTH, ROWS, STEPS = 60, 8, 8, 6
@@ -32,6 +41,9 @@ MESHES = {
     "data": MeshConfig(8, 1, 1),
     "fsdp": MeshConfig(1, 8, 1),
     "all": MeshConfig(2, 2, 2),
+    "sequence": MeshConfig(1, 1, 1, sequence=8),
+    "slice": MeshConfig(1, 2, 1, slice=4),
+    "five": MeshConfig(1, 2, 1, sequence=2, slice=2),
 }
 
 
@@ -119,7 +131,7 @@ def on_meshes():
     with tempfile.TemporaryFile("w+") as log:
         os.dup2(log.fileno(), 2)
         try:
-            runs = {mesh: run(program(mesh)) for mesh in ("data", "fsdp", "all")}
+            runs = {mesh: run(program(mesh)) for mesh in MESHES if mesh != "one"}
         finally:
             os.dup2(kept, 2)
             os.close(kept)
@@ -131,7 +143,7 @@ def on_meshes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["data", "fsdp", "all"])
+@pytest.mark.parametrize("mesh", [mesh for mesh in MESHES if mesh != "one"])
 def test_eight_devices_draw_the_curve_of_one(alone, on_meshes, mesh):
     """Losses and gradient norms to 1e-5 over 6 steps, dense and banded layers."""
     _, expected = alone
@@ -325,3 +337,61 @@ def test_validation_sums_the_nats_of_the_tokens_that_count():
     nats = -np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0]
     assert float(sums.weight) == weights.sum() == 36
     assert float(sums.nats) == pytest.approx((nats * weights).sum(), rel=1e-5)
+
+
+# --------------------------------------------------------------- sequences split along their length
+
+
+def long_config(mesh, **model):
+    """Two layers over 16 tokens, documents apart, logits in four parts."""
+    config = Config(
+        model=dataclasses.replace(MODEL, context_length=16, **model),
+        data=DataConfig(isolate_documents=True),
+        train=TrainConfig(total_tokens=256, batch_tokens=128),
+        mesh=mesh,
+    )
+    return Program(config, jax.devices()[: 1 if mesh == MESHES["one"] else 8])
+
+
+@pytest.mark.slow
+def test_parts_of_a_sequence_see_what_the_whole_does(monkeypatch):
+    """Segments, rotated queries, and a loss in chunks: over 4 parts as on one device."""
+    monkeypatch.setattr(loss, "MAX_LOGITS", 4 * 8 * 128)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, VOCAB, (2, 1, 8, 16)).astype("int32")
+    batch = {
+        "inputs": tokens[0],
+        "targets": tokens[1],
+        "weights": np.ones((1, 8), "float32"),
+        "segment_ids": np.repeat([[1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3]], 8, 0)[None],
+        "positions": np.repeat([[*range(5), *range(9), 0, 1]], 8, 0)[None],
+    }
+    batch = {k: x.astype("float32" if k == "weights" else "int32") for k, x in batch.items()}
+    results = []
+    for mesh in (MESHES["one"], MeshConfig(1, 2, 1, sequence=4)):
+        made = long_config(mesh, position_encoding="rotary_halves")
+        _, metrics = made.train_step(fresh(made), batch)
+        results.append((float(metrics["loss"]), float(metrics["gradient_norm"])))
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_state_is_born_over_parts_of_sequences():
+    """The initial values are those of any other mesh."""
+    alone, split = (
+        long_config(mesh).create_state()
+        for mesh in (MESHES["one"], MeshConfig(1, 2, 1, sequence=4))
+    )
+    assert same(jax.device_get(alone.params), jax.device_get(split.params))
+
+
+def test_what_parts_of_a_sequence_cannot_do_is_said():
+    with pytest.raises(InputError, match="16 tokens do not divide over sequence = 3"):
+        Program(
+            dataclasses.replace(long_config(MESHES["one"]).config, mesh=MeshConfig(1, 1, 1, 3)),
+            jax.devices()[:3],
+        )
+    made = long_config(MeshConfig(1, 1, 1, sequence=8), attention_dropout=0.1)
+    batch = {"inputs": np.zeros((1, 8, 16), "int32"), "targets": np.zeros((1, 8, 16), "int32")}
+    with pytest.raises(InputError, match="not drawn alike on parts of a sequence"):
+        made.train_step(made.abstract, batch | {"weights": np.ones((1, 8), "float32")})

@@ -1,0 +1,1 @@
+"""What a run would need, before there are devices to run it on."""
