@@ -210,7 +210,8 @@ def _put(array: Array, place: Place, weights: Weights, name: str) -> Array:
         padding = [(0, -n % m) for n, m in zip(block.shape, parts, strict=True)]
         values = np.pad(values, padding) if np.any(padding) else values
         piece = jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
-        array = _updater(sharding)(array, piece, block.start)
+        # Waited for, or blocks would queue up on the host faster than the devices take them.
+        array = jax.block_until_ready(_updater(sharding)(array, piece, block.start))
     return array
 
 
