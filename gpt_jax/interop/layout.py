@@ -6,18 +6,15 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import einops
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.config import ModelConfig
 from gpt_jax.interop.names import NAMES, Name
-from gpt_jax.model.decoder import GPT
 from gpt_jax.train.digest import named_leaves
+from gpt_jax.train.state import boxed_params
 
 IN_VOCABULARY = ("embedding", "head", "head_bias")
 """Parameters with a row for each token, padded in ours and not in theirs."""
@@ -104,12 +101,6 @@ class Place:
 
 def _changed(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
     return (*values[:place], value, *values[place + 1 :])
-
-
-def boxed_params(model: ModelConfig) -> Any:
-    """Shapes of a model's parameters, boxed with their logical axes."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return jax.eval_shape(GPT(model).init, jax.random.key(0), tokens)["params"]
 
 
 def places(kind: str, model: ModelConfig) -> list[Place]:

@@ -29,12 +29,13 @@ from gpt_jax.config import (
 from gpt_jax.data.hf_tokenizers import read_tokenizer_files
 from gpt_jax.data.tokenizers import Tokenizer
 from gpt_jax.interop.hf_config import read_config_json
-from gpt_jax.interop.layout import Place, boxed_params, places
+from gpt_jax.interop.layout import Place, places
 from gpt_jax.interop.names import NAMES
 from gpt_jax.interop.weights import Weights, cast, check_dtype
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.parallel.sharding import shardings
 from gpt_jax.train.digest import named_leaves
+from gpt_jax.train.state import boxed_params
 
 BLOCK = 1 << 24
 """Elements of a tensor that the host holds at once."""

@@ -23,12 +23,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from gpt_jax.config import Config, InputError, ModelConfig, flatten, from_dict, require
 from gpt_jax.data.tokenizers import Tokenizer, load_tokenizer
-from gpt_jax.model.decoder import GPT
 from gpt_jax.train.checkpoint import load_params
+from gpt_jax.train.state import boxed_params
 
 RUNS = Path("runs")
 
@@ -211,10 +210,9 @@ def load(run: str | Path) -> tuple[Config, Any, Tokenizer]:
 def load_model(run: Path, model: ModelConfig, device: Any) -> Any:
     """The newest good parameters of a run, whole on one device, in the dtype they were saved in."""
     sharding = jax.sharding.SingleDeviceSharding(device)
-    boxed = jax.eval_shape(GPT(model).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        nn.unbox(boxed)["params"],
+        nn.unbox(boxed_params(model)),
     )
     return load_params(run / "checkpoints", abstract, any_dtype=True)[1]
 

@@ -13,6 +13,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
+from gpt_jax.config import ModelConfig
 from gpt_jax.model.decoder import GPT
 from gpt_jax.parallel.mesh import batch_shards
 from gpt_jax.parallel.sharding import rules, shardings
@@ -32,6 +33,12 @@ class TrainState:
     """Steps that changed nothing because they were not finite, () int32."""
     skipped_in_row: Array
     """How many of them were the last steps, () int32."""
+
+
+def boxed_params(model: ModelConfig) -> Any:
+    """Shapes of a model's parameters, boxed with their logical axes."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return jax.eval_shape(GPT(model).init, jax.random.key(0), tokens)["params"]
 
 
 def init_state(
