@@ -16,11 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from gpt_jax.chips import peak_flops
 from gpt_jax.config import Config, require
 from gpt_jax.data.batches import train_batches
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.data.shards import FORMAT, ShardIndex, TokenShards
-from gpt_jax.flops import peak_flops, train_flops_per_token
+from gpt_jax.flops import train_flops_per_token
 from gpt_jax.generate.decode import generate_tokens
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.train.loop import with_vocabulary

@@ -1,33 +1,8 @@
-"""Parameter and FLOP formulas, and the peak rates that a measured rate is compared with."""
+"""Parameter and FLOP formulas."""
 
 from __future__ import annotations
 
 from gpt_jax.config import ModelConfig
-
-# Dense matrix FLOP/s of one chip, without sparsity, as JAX names the chip: (bfloat16, float32).
-# Sources: cloud.google.com/tpu/docs (system architecture) and NVIDIA's data sheets. TPUs multiply
-# float32 in bfloat16 passes by default, so both columns are the same; GPUs use TF32.
-_PEAK_FLOPS = {
-    "TPU v4": (275e12, 275e12),
-    "TPU v5 lite": (197e12, 197e12),
-    "TPU v5e": (197e12, 197e12),
-    "TPU v5": (459e12, 459e12),
-    "TPU v5p": (459e12, 459e12),
-    "TPU v6 lite": (918e12, 918e12),
-    "TPU v6e": (918e12, 918e12),
-    "NVIDIA A100": (312e12, 156e12),
-    "NVIDIA H100": (989e12, 494e12),
-    "NVIDIA H200": (989e12, 494e12),
-}
-
-
-def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Peak FLOP/s of a chip, or None where the table does not know it (CPUs among others)."""
-    names = [name for name in _PEAK_FLOPS if device_kind.startswith(name)]
-    if not names:
-        return None
-    bfloat16, float32 = _PEAK_FLOPS[max(names, key=len)]
-    return bfloat16 if dtype == "bfloat16" else float32
 
 
 def num_params(model: ModelConfig) -> int:

@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 
 # Rooms, and which others each may import: the design's table.
-CORE = {"config", "presets", "flops", "data", "model", "parallel"}
+CORE = {"config", "presets", "chips", "flops", "data", "model", "parallel"}
 LEAVES = {"generate", "evaluate", "interop", "scaling", "plan"}
 TOP = {"cli", "bench"}
 MAY_IMPORT = {
@@ -94,7 +94,7 @@ def test_the_data_room_needs_no_device(path):
     assert not {"jax", "jaxlib", "flax", "optax"} & {name.split(".")[0] for name in imports(path)}
 
 
-@pytest.mark.parametrize("module", ["config", "presets", "flops", "data.schedule"])
+@pytest.mark.parametrize("module", ["config", "presets", "chips", "flops", "data.schedule"])
 def test_a_file_of_arithmetic_needs_the_standard_library_alone(module):
     """These import nothing from elsewhere, themselves or through each other."""
     path = PACKAGE / (module.replace(".", "/") + ".py")

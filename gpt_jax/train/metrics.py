@@ -19,9 +19,10 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 
+from gpt_jax.chips import peak_flops
 from gpt_jax.config import Config
 from gpt_jax.data.schedule import BatchSchedule
-from gpt_jax.flops import peak_flops, train_flops_per_token
+from gpt_jax.flops import train_flops_per_token
 from gpt_jax.train.run import write_json
 
 Record = dict[str, int | float]
