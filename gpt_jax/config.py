@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 AttentionKind = Literal["dense", "banded"]
+AttentionKernel = Literal["auto", "xla", "splash", "cudnn"]
 PositionEncoding = Literal["learned", "sinusoidal", "rotary_interleaved", "rotary_halves"]
 VOCAB_MULTIPLE = 128
 """The embedding table is padded to a multiple of this, the tile width of a TPU's matrix unit."""
@@ -112,6 +113,9 @@ class ModelConfig:
     """On what attention and MLP add."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What matrices are multiplied in. Training's parameters, softmax, norms and loss: float32."""
+    attention: AttentionKernel = "auto"
+    """The program that attention is: splash (TPU), cudnn (NVIDIA GPU), xla (anywhere), or the best
+    of them that can do what is asked on the devices of the mesh. With a cache it is always xla."""
     remat: Literal["none", "dots", "full"] = "none"
     """What a layer keeps for the backward pass: all of it, its matmul outputs, only its input."""
     scan_unroll: int = 1
@@ -200,6 +204,7 @@ class ModelConfig:
             embedding_width=0 if embedding_width == self.embed_dim else embedding_width,
             rotary_dim=self.rotated_dim,
             dtype="float32",
+            attention="auto",
             remat="none",
             scan_unroll=1,
         )

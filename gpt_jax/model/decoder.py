@@ -111,6 +111,8 @@ class Attention(nn.Module):
             q_BTNH,
             k_BSNH,
             v_BSNH,
+            # Parameters do not depend on it, and are drawn with a token or two.
+            kernel="xla" if self.is_initializing() else c.attention,
             scale=c.head_dim**-0.5 if c.scale_attention else 1.0,
             window=c.attention_window if self.kind == "banded" else None,
             start=start,

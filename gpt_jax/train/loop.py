@@ -238,6 +238,7 @@ def describe(program: Program, corpus: Corpus, step: int) -> str:
         f"text    {index.documents:,} documents, {index.bytes / 1e6:.1f} MB, {index.tokens:,} "
         f"tokens; {corpus.validation.index.tokens:,} tokens held out",
         f"devices {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}{mesh}",
+        f"kernels {program.attention.describe(config.model)}",
         f"batch   {train.batch_tokens:,} tokens{ramp}: {program.num_micro} micro-batches of "
         f"{program.rows} x {config.sequence_length}",
         f"run     {train.total_tokens:,} tokens, {train.total_tokens / index.tokens:.2f} epochs",

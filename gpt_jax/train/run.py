@@ -37,6 +37,7 @@ RUNS = Path("runs")
 FREE_ON_RESUME = (
     "mesh.",
     "checkpoint.",
+    "model.attention",
     "model.remat",
     "model.scan_unroll",
     "data.cache_dir",

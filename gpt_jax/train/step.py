@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from jax import Array
 
 from gpt_jax.config import Config, require
 from gpt_jax.model.decoder import GPT
+from gpt_jax.model.kernels import choose_attention
 from gpt_jax.parallel.mesh import batch_shards, make_mesh
 from gpt_jax.parallel.sharding import batch_sharding, replicated, rules
 from gpt_jax.train.loss import LossSums, batch_loss
@@ -105,8 +107,8 @@ def eval_step(
 class Program:
     """The compiled functions of an experiment over a mesh, and the shape of its state.
 
-    Raises InputError where the mesh does not fit the devices or cannot divide a parameter, or the
-    batch does not divide over the mesh.
+    Raises InputError where the mesh does not fit the devices or cannot divide a parameter, the
+    batch does not divide over the mesh, or the kernel that is asked for cannot do what is asked.
     """
 
     def __init__(self, config: Config, devices: Sequence[Any] | None = None) -> None:
@@ -126,7 +128,15 @@ class Program:
         )
         shards = batch_shards(self.mesh)
         self.rows, self.num_micro = micro_batches(config, shards)
-        self.model, self.tx = GPT(config.model), make_optimizer(config.optimizer)
+        self.attention = choose_attention(
+            config.model,
+            self.mesh.devices.flat[0],
+            length=config.sequence_length,
+            parts=parts,
+            segmented=config.data.isolate_documents,
+        )
+        self.model = GPT(dataclasses.replace(config.model, attention=self.attention.kernel))
+        self.tx = make_optimizer(config.optimizer)
         self.abstract = abstract_state(self.model, self.tx, self.mesh)
         state = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         with_dropout = self.model.clone(train=True)
