@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_jax.config import Config, InputError, require
+from gpt_jax.paths import in_bucket, resolved, told_of_buckets, user_path
 
 OF_EXPERIMENTS = ("train", "bench", "shard")
 """Commands that take an experiment's fields as options."""
@@ -43,7 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # After a save that failed it has pages to tell of the writes that Orbax left behind.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
-        known.run(known, overrides)
+        with told_of_buckets():
+            for name, value in vars(known).items():
+                if isinstance(value, Path):  # which has made gs:/ of gs://
+                    setattr(known, name, user_path(value))
+            known.run(known, overrides)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -157,9 +162,9 @@ def load_experiment(path: Path, overrides: Sequence[str], command: str = "train"
         from gpt_jax.train.run import read_config
 
         default = read_config(path)
-        tokenizer = str(path.resolve() / "tokenizer")
+        tokenizer = str(resolved(path) / "tokenizer")
         data = dataclasses.replace(default.data, tokenizer=tokenizer)
-        default = dataclasses.replace(default, data=data, init_from=str(path.resolve()))
+        default = dataclasses.replace(default, data=data, init_from=str(resolved(path)))
         config = _overridden(default, path, overrides, command)
         require(
             bool(config.data.files) or (path / "metrics.jsonl").exists(),
@@ -168,7 +173,7 @@ def load_experiment(path: Path, overrides: Sequence[str], command: str = "train"
         )
         return config
     require(
-        path.is_file(),
+        path.is_file() and not in_bucket(path),
         f"an experiment is a Python file, and there is none at {path}: give the path of one, such "
         "as experiments/quickstart.py.",
     )

@@ -20,12 +20,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 
 # Rooms, and which others each may import: the design's table.
-CORE = {"config", "presets", "chips", "flops", "data", "model", "parallel"}
+CORE = {"config", "paths", "presets", "chips", "flops", "data", "model", "parallel"}
 LEAVES = {"generate", "evaluate", "interop", "scaling", "plan"}
 TOP = {"cli", "bench"}
 MAY_IMPORT = {
     "config": set(),
     **{name: {"config"} for name in CORE - {"config"}},
+    "data": {"config", "paths"},
     "train": CORE,
     **{name: CORE | {"train"} for name in LEAVES},
     **{name: CORE | LEAVES | TOP | {"train"} for name in TOP},
@@ -121,7 +122,10 @@ def test_importing_it_costs_nothing(module):
 def test_the_command_line_imports_the_heavy_rooms_within_its_commands():
     """The reason for the above, by its statements."""
     names = set(imports(PACKAGE / "cli.py", at_load=True))
-    assert {name.split(".")[1] for name in names if name.startswith("gpt_jax.")} == {"config"}
+    assert {name.split(".")[1] for name in names if name.startswith("gpt_jax.")} == {
+        "config",
+        "paths",
+    }
     assert not {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"gpt_jax"}
 
 

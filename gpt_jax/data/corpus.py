@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpt_jax.config import Config, InputError, require
-from gpt_jax.data import shards
+from gpt_jax.config import Config, require
+from gpt_jax.data import cache, shards
 from gpt_jax.data.shards import ShardWriter, TokenShards
 from gpt_jax.data.sources import Document, documents, held_out
 from gpt_jax.data.tokenizers import (
@@ -28,9 +23,6 @@ from gpt_jax.data.tokenizers import (
     train_sentencepiece,
 )
 
-PARTIAL = ".partial-"
-ABANDONED_SECONDS = 24 * 3600
-"""A build this old was killed: its folder is removed by the next one."""
 REPORT_BYTES = 32_000_000
 """Text between two lines of progress."""
 
@@ -49,8 +41,9 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Corpus:
     """The corpus that `config` asks for, tokenised now or taken from the cache.
 
     The cache entry is named by a digest of the documents, the tokenizer and the split, so that it
-    can never be stale. It appears with one rename: a killed build leaves nothing that would be
-    read, and of two builds at once the first to end is kept.
+    can never be stale. It appears at once and whole: a killed build leaves nothing that would be
+    read, and of two builds at once the first to end is kept. Where data.cache_dir is in a bucket,
+    the corpus that is returned is a copy on this machine, and others find the entry in the bucket.
 
     Raises:
       InputError: any fault of the sources or the tokenizer, a split with an empty side, a
@@ -58,12 +51,14 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Corpus:
     """
     survey = _survey(config)
     chosen = _chosen_tokenizer(config, survey)
-    folder = Path(config.data.cache_dir).expanduser() / _key(config, survey, chosen)
-    if not folder.exists():
-        with _new_folder(folder) as partial:
-            tokenizer = chosen or _train(config, progress)
-            _write(config, partial, tokenizer, survey, progress)
-    return open_corpus(folder)
+
+    def fill(folder: Path) -> None:
+        _write(config, folder, chosen or _train(config, progress), survey, progress)
+
+    folder = cache.entry(config.data.cache_dir, _key(config, survey, chosen), fill)
+    corpus = open_corpus(folder)
+    cache.share(config.data.cache_dir, folder)
+    return corpus
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -164,49 +159,6 @@ def _train(config: Config, progress: Callable[[str], None]) -> Tokenizer:
     progress(f"training a SentencePiece tokenizer of {size} tokens")
     texts = (held_out(document, data)[0] for document in documents(data))
     return train_sentencepiece(texts, size, data.tokenizer_sample_bytes)
-
-
-@contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to fill; it takes that name if the body ends well."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder.parent)
-        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent))
-        try:
-            yield partial
-            partial.chmod(0o755)
-            for path in (*partial.rglob("*"), partial):
-                _sync(path)
-            try:
-                partial.rename(folder)
-            except OSError:
-                if not folder.exists():  # else another process was first, with the same content
-                    raise
-            _sync(folder.parent)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise InputError(
-            f"token shards are kept in data.cache_dir, and {folder.parent} cannot be written "
-            f"({error}): free some space, or name another folder (--data.cache-dir)."
-        ) from error
-
-
-def _remove_abandoned(parent: Path) -> None:
-    for path in parent.glob(f"{PARTIAL}*"):
-        with contextlib.suppress(OSError):  # another process may be removing it
-            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's entries, on the disk before what follows."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write(

@@ -36,6 +36,7 @@ from gpt_jax.data.tokenizers import (
     Tokenizer,
     utf8_bytes,
 )
+from gpt_jax.paths import make_folder, user_path
 
 SEPARATOR_ROLES = ("eos", "sep", "bos", "pad", "unk")
 USUAL_NAMES = {
@@ -279,7 +280,7 @@ class HuggingFaceTokenizer(Tokenizer):
         marker = {"kind": self.kind, "model_type": self.model_type}
         marker["tokenizer_class"] = self.tokenizer_class
         (folder / "tokenizer.json").write_text(json.dumps(marker))
-        (folder / "files").mkdir(exist_ok=True)
+        make_folder(folder / "files")
         for name, content in self.files.items():
             (folder / "files" / name).write_bytes(content)
 
@@ -335,7 +336,7 @@ def read_tokenizer_files(
       InputError: a file that is missing, broken or contradicts another; a setting that changes ids
         and that is not done here.
     """
-    folder, files = Path(folder).expanduser(), {}
+    folder, files = user_path(folder), {}
     said = _of_model(folder)
     model_type = model_type or said.get("model_type", "")
     tokenizer_class = tokenizer_class or said.get("tokenizer_class", "")

@@ -6,7 +6,6 @@ A corpus is a sequence of named documents in a fixed order. The names are the sa
 
 from __future__ import annotations
 
-import glob
 import gzip
 import hashlib
 import json
@@ -15,10 +14,11 @@ import sysconfig
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import IO, cast
 
 from gpt_jax.config import DataConfig, InputError, require
+from gpt_jax.paths import find, in_bucket, resolved, told_of_buckets
 
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 """Folders under the standard library that hold other people's code, or no prose and few ideas."""
@@ -99,31 +99,24 @@ def _matches(patterns: tuple[str, ...]) -> list[tuple[str, Path]]:
     """(name, path) of each file once, by name; a name is the path below its glob's fixed part."""
     found: dict[Path, str] = {}
     for pattern in patterns:
-        expanded = os.path.expanduser(pattern)
-        literal = os.path.exists(expanded) or not glob.has_magic(expanded)
-        hits = [expanded] if literal else glob.glob(expanded, recursive=True)
-        files = [Path(hit) for hit in hits if os.path.isfile(hit)]
+        with told_of_buckets():
+            root, files = find(pattern)
         require(
             bool(files),
             f"data.files must match at least one file, and {pattern!r} matches none: check the "
             "path, and quote globs on the command line; 'folder/**/*.txt' takes a whole tree.",
         )
-        root = Path(expanded).parent if literal else _fixed_part(expanded)
         for path in files:
             name = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "replace")
-            found.setdefault(path.resolve(), name)
+            found.setdefault(resolved(path), name)
     return sorted((name, path) for path, name in found.items())
 
 
-def _fixed_part(pattern: str) -> Path:
-    """The folders of a glob before its first wildcard."""
-    parts = PurePath(pattern).parts
-    wild = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:wild])
-
-
 def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+    """A file to be read from its beginning to its end, unpacked."""
+    if path.suffix != ".gz":
+        return path.open("rb")
+    return cast(IO[bytes], gzip.open(path.open("rb") if in_bucket(path) else path))
 
 
 def _json_lines(name: str, path: Path, file: IO[bytes], field: str) -> Iterator[Document]:

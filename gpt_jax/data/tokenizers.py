@@ -22,6 +22,7 @@ import numpy as np
 import sentencepiece
 
 from gpt_jax.config import InputError, require
+from gpt_jax.paths import user_path
 
 SPACE_MARK = "▁"
 """U+2581, which SentencePiece writes for a space, and so cannot tell from one."""
@@ -235,11 +236,12 @@ class SentencePieceTokenizer(Tokenizer):
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that was saved in `folder`; raises InputError where there is none."""
-    path = Path(folder) / "tokenizer.json"
+    folder = user_path(folder)
+    path = folder / "tokenizer.json"
     try:
         saved = json.loads(path.read_bytes())
         if saved["kind"] == SentencePieceTokenizer.kind:
-            return SentencePieceTokenizer((Path(folder) / "tokenizer.model").read_bytes())
+            return SentencePieceTokenizer((folder / "tokenizer.model").read_bytes())
         if saved["kind"] == CharacterTokenizer.kind:
             return CharacterTokenizer(saved["characters"])
         if saved["kind"] == "huggingface":
@@ -247,7 +249,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             from gpt_jax.data.hf_tokenizers import read_tokenizer_files
 
             return read_tokenizer_files(
-                Path(folder) / "files", saved["model_type"], saved["tokenizer_class"]
+                folder / "files", saved["model_type"], saved["tokenizer_class"]
             )
         require(saved["kind"] == ByteTokenizer.kind, f"it has the unknown kind {saved['kind']!r}.")
         return ByteTokenizer()
@@ -261,14 +263,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def read_model(path: str) -> SentencePieceTokenizer:
     """The tokenizer of a SentencePiece .model file; raises InputError where it is none."""
     try:
-        return SentencePieceTokenizer(Path(path).expanduser().read_bytes())
+        return SentencePieceTokenizer(user_path(path).read_bytes())
     except (OSError, InputError) as error:
         raise InputError(f"data.tokenizer={path!r} cannot be read: {error}") from error
 
 
 def read_tokenizer(path: str) -> Tokenizer:
     """The tokenizer of a folder: one that this program saved, or of the Hugging Face format."""
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     try:
         ours = "kind" in json.loads((folder / "tokenizer.json").read_bytes())
     except (OSError, ValueError):

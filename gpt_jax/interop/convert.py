@@ -27,6 +27,7 @@ from gpt_jax.interop.load import load_hf
 from gpt_jax.interop.tokenizer_files import write_tokenizer_files
 from gpt_jax.interop.weights import INDEX, SINGLE, cast, check_dtype
 from gpt_jax.parallel.mesh import make_mesh
+from gpt_jax.paths import in_bucket
 from gpt_jax.train.checkpoint import Checkpointer
 from gpt_jax.train.digest import named_leaves
 from gpt_jax.train.run import load_model, read_config, write_json, write_run
@@ -157,6 +158,11 @@ def _write_weights(
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to fill, which takes its name when the body ends well."""
+    require(
+        not in_bucket(folder),
+        f"what is written goes to a folder of this machine, and {folder} is in a bucket: name such "
+        f"a folder, and copy it there afterwards (gcloud storage cp -r FOLDER {folder}).",
+    )
     try:
         folder = folder.expanduser().resolve()
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))

@@ -8,8 +8,9 @@ checkpoint is that record: it must be intact, name this step, and agree with the
 This stands on `orbax.checkpoint.AsyncCheckpointer` and not on its `CheckpointManager`. When a save
 fails in the background the manager says that it worked, names the step as its latest and reports
 no error; it also lists empty and half-deleted folders as steps. The layer below raises the error,
-and publishes a step by renaming a finished folder. The manager's remaining part, retention, is one
-function here. Folders are local or on a shared file system that renames atomically.
+and publishes a step by renaming a finished folder or, in a bucket, by a last file. The manager's
+remaining part, retention, is one function here. What the folder itself does, on a file system that
+renames atomically and in a bucket, is in `storage.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -34,7 +34,9 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from gpt_jax.config import InputError, require
+from gpt_jax.paths import absolute, make_folder, told_of_buckets
 from gpt_jax.train.digest import named_leaves, tree_digest
+from gpt_jax.train.storage import steps_of
 
 log = logging.getLogger("gpt_jax")
 # Orbax logs every failure several times over, with tracebacks; what matters is raised below.
@@ -77,14 +79,16 @@ class Checkpointer:
     """
 
     def __init__(self, folder: Path, keep_last: int, keep_best: int) -> None:
-        self._folder = folder.absolute()
+        self._folder = absolute(folder)
+        self._steps = steps_of(self._folder)
         self._keep_last, self._keep_best = keep_last, keep_best
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._clear_partial()
+        make_folder(self._folder)
+        with told_of_buckets():
+            self._clear_partial()
         self._orbax = _writer()
         self._saving: int | None = None
         self._val_losses: dict[int, float | None] = {}
-        for step in _steps(self._folder):
+        for step in self._steps.found():
             with suppress(_DamagedError):
                 self._val_losses[step] = _read_record(self._folder / str(step))["val_loss"]
         self.last_committed: int | None = None
@@ -133,7 +137,7 @@ class Checkpointer:
         """
         self._settle(wait=True)
         path = self._folder / str(step)
-        if path.exists():
+        if step in self._steps.found():
             return
         self._clear_partial()
         state = {"params": params, "rest": rest}
@@ -168,13 +172,14 @@ class Checkpointer:
             or dtypes than asked for.
         """
         abstract = {"params": abstract_params, "rest": abstract_rest}
-        good, damaged = _newest_good(self._folder, _steps(self._folder), abstract)
+        good, damaged = _newest_good(self._folder, self._steps.found(), abstract)
         if good is None:
             return None
         record, state = good
         if jax.process_index() == 0:
             for step in damaged:
-                self._move_aside(step)
+                self._steps.move_aside(step)
+                self._val_losses.pop(step, None)
         multihost_utils.sync_global_devices("gpt_jax: damaged checkpoints moved")
         self.last_committed = record["step"]
         return record["step"], state["params"], state["rest"], record["meta"]
@@ -186,7 +191,7 @@ class Checkpointer:
             return
         try:
             self._orbax.check_for_errors()
-            if not wait and not (self._folder / str(step)).exists():
+            if not wait and not self._steps.is_there(step):
                 return
             self._orbax.wait_until_finished()
         except Exception as error:  # whatever a background thread may raise
@@ -214,30 +219,17 @@ class Checkpointer:
     def _retire(self) -> None:
         """Delete the steps that neither `keep_last` nor `keep_best` holds."""
         # A step without an intact record is none, and takes no good one's place.
-        steps = [step for step in _steps(self._folder) if step in self._val_losses]
+        steps = [step for step in self._steps.found() if step in self._val_losses]
         losses = ((self._val_losses.get(step), step) for step in steps)
         ranked = sorted(x for x in losses if x[0] is not None and math.isfinite(x[0]))
         kept = {*steps[-self._keep_last :], *(step for _, step in ranked[: self._keep_best])}
         for step in set(steps) - kept:
-            # Renamed first: killed half-way through the deletion, it is no longer a step.
-            doomed = self._folder / f"{step}.deleted"
-            (self._folder / str(step)).rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            self._steps.delete(step)
 
     def _clear_partial(self) -> None:
         """Remove what is no step any more, or not yet; only while no save is under way."""
-        if jax.process_index() != 0:
-            return
-        for pattern in ("*.orbax-checkpoint-tmp*", "*.deleted"):
-            for path in self._folder.glob(pattern):
-                shutil.rmtree(path, ignore_errors=True)
-
-    def _move_aside(self, step: int) -> None:
-        home = self._folder / "damaged"
-        home.mkdir(exist_ok=True)
-        taken = sum(1 for path in home.iterdir() if path.name.split("-")[0] == str(step))
-        (self._folder / str(step)).rename(home / (f"{step}-{taken}" if taken else str(step)))
-        self._val_losses.pop(step, None)
+        if jax.process_index() == 0:
+            self._steps.clear_partial()
 
 
 def _writer() -> ocp.AsyncCheckpointer:
@@ -263,7 +255,7 @@ def load_params(
     Raises:
       InputError: there is no such checkpoint, it is damaged, or it holds other parameters.
     """
-    steps = _steps(folder.absolute())
+    steps = steps_of(folder := absolute(folder)).found()
     require(bool(steps), f"there is no checkpoint in {folder}: give the folder of a run's steps.")
     require(
         step is None or step in steps,
@@ -271,19 +263,10 @@ def load_params(
     )
     wanted = steps if step is None else [step]
     abstract = {"params": abstract_params}
-    good, _ = _newest_good(folder.absolute(), wanted, abstract, any_dtype)
+    good, _ = _newest_good(folder, wanted, abstract, any_dtype)
     assert good is not None  # as `wanted` is not empty
     record, state = good
     return record["step"], state["params"], record["meta"]
-
-
-def _steps(folder: Path) -> list[int]:
-    """Steps that have a folder, ascending; that says nothing yet of their state."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        int(path.name) for path in folder.iterdir() if re.fullmatch(r"0|[1-9]\d*", path.name)
-    )
 
 
 def _newest_good(

@@ -118,6 +118,7 @@ def _loop(
             # Reported first: a run that is killed and goes on from here must not lack the line.
             val_loss = pending.losses.get("val_loss")
             _report(pending, config, log, display)
+            log.flush()
             pending = None
             with display.pause():
                 _save(checkpointer, program, corpus, batches, state, step, val_loss)

@@ -24,6 +24,7 @@ from gpt_jax.config import Config
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.flops import train_flops_per_token
 from gpt_jax.train.run import write_json
+from gpt_jax.train.storage import EventsFolder, open_log
 
 Record = dict[str, int | float]
 
@@ -44,28 +45,29 @@ class MetricsLog:
             if record is not None and record["step"] <= step:
                 kept.append(line)
                 self.last |= record
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(kept))
-        partial.replace(path)
-        self._file = path.open("a")
+        self._file = open_log(path, "".join(kept).encode())
         # Not tensorboardX's SummaryWriter: it writes from a thread, and when that dies of a full
         # disk, the run waits for it for ever.
-        (folder / "tensorboard").mkdir(exist_ok=True)
-        self._events = EventsWriter(str(folder / "tensorboard" / "events"))
+        self._events_folder = EventsFolder(folder / "tensorboard")
+        self._events = EventsWriter(str(self._events_folder.local / "events"))
         restart = SessionLog(status=SessionLog.START)
         self._write_event(step + 1, session_log=restart)  # hides what came after `step`
 
     def write(self, record: Record) -> None:
         """Append a line; `record` has at least step and tokens."""
         self.last |= record
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._file.write(json.dumps(record).encode() + b"\n")
         values = [
             Summary.Value(tag=name, simple_value=value)
             for name, value in record.items()
             if name != "step"
         ]
         self._write_event(record["step"], summary=Summary(value=values))
+
+    def flush(self) -> None:
+        """Return once every line is where it can be read, and would outlive this process."""
+        self._file.flush()
+        self._events_folder.flush()
 
     def write_summary(self, **more: Any) -> None:
         """Write summary.json: the last of each metric, and `more`."""
@@ -74,6 +76,7 @@ class MetricsLog:
     def _write_event(self, step: int | float, **content: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=int(step), **content))
         self._events.flush()
+        self._events_folder.send()
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -81,6 +84,7 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         self._file.close()
         self._events.close()
+        self._events_folder.close()
 
 
 def _parsed(line: str) -> Record | None:

@@ -11,9 +11,7 @@ tensorboard/    the same metrics for TensorBoard
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
-import os
 import shlex
 import signal
 import time
@@ -26,8 +24,10 @@ import jax
 
 from gpt_jax.config import Config, InputError, ModelConfig, flatten, from_dict, require
 from gpt_jax.data.tokenizers import Tokenizer, load_tokenizer
+from gpt_jax.paths import in_bucket, make_folder, resolved, told_of_buckets, user_path
 from gpt_jax.train.checkpoint import load_params
 from gpt_jax.train.state import boxed_params
+from gpt_jax.train.storage import lock_folder, write_whole
 
 RUNS = Path("runs")
 
@@ -58,13 +58,17 @@ class RunFolder:
         disagrees with the run's own. Nothing in the folder is changed by that.
         """
         self.path = path
+        with told_of_buckets():
+            self._made = not path.exists()
+            require(
+                self._made or path.is_dir(),
+                f"--workdir names the folder of a run, and {path} is a file.",
+            )
+            self.is_new = not (path / "config.json").exists()
+            """Whether no training in it has begun yet."""
+            foreign = path.is_dir() and any(path.iterdir()) and self.is_new
         require(
-            not path.exists() or path.is_dir(),
-            f"--workdir names the folder of a run, and {path} is a file.",
-        )
-        foreign = path.is_dir() and any(path.iterdir()) and not (path / "config.json").exists()
-        require(
-            not config.init_from or Path(config.init_from).expanduser().resolve() != path.resolve(),
+            not config.init_from or resolved(user_path(config.init_from)) != resolved(path),
             f"a run starts in another folder than the one it is initialised from, and both are "
             f"{path}: name another --workdir.",
         )
@@ -72,26 +76,14 @@ class RunFolder:
             not foreign or (path / "lock").exists(),
             f"--workdir must name a new folder or a run's, and {path} holds other files.",
         )
-        self._made = not path.exists()
-        self.is_new = not (path / "config.json").exists()
-        """Whether no training in it has begun yet."""
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / "lock").open("a")
+            make_folder(path)
+            self._lock = lock_folder(path)
         except OSError as error:
             raise InputError(
                 f"--workdir must name a folder that can be written, and {path} cannot "
                 f"({error.strerror}): name another."
             ) from error
-        try:
-            # The kernel drops the lock with the process, however it ends.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise InputError(
-                "one process at a time may train in a folder, and another one is at work in "
-                f"{path}: wait for it, stop it, or name another --workdir."
-            ) from None
         try:
             self._check(config)
         except InputError:
@@ -107,7 +99,7 @@ class RunFolder:
     def _close(self) -> None:
         """Let go of the folder, and remove it if it is ours and nothing was written to it."""
         lock = self.path / "lock"
-        if self._made and [*self.path.iterdir()] == [lock]:
+        if self._made and not in_bucket(lock) and [*self.path.iterdir()] == [lock]:
             lock.unlink()
             self.path.rmdir()
         self._lock.close()
@@ -148,7 +140,7 @@ def disagreements(ran: Config, asked: Config) -> list[str]:
 
 def write_run(path: Path, config: Config, tokenizer: Tokenizer) -> None:
     """Write what makes a folder a run: its tokenizer, and then its config."""
-    (path / "tokenizer").mkdir(exist_ok=True)
+    make_folder(path / "tokenizer")
     tokenizer.save(path / "tokenizer")
     write_json(path / "config.json", dataclasses.asdict(config))
 
@@ -162,13 +154,7 @@ def new_run_path(name: str) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_config(run: Path) -> Config:
@@ -202,7 +188,7 @@ def load(run: str | Path) -> tuple[Config, Any, Tokenizer]:
     `gpt_jax.GPT(config.model).apply({"params": params}, tokens)`. Raises InputError where `run` is
     not a run's folder or has no checkpoint to read. The run itself is not touched.
     """
-    run = Path(run)
+    run = user_path(run)
     config = read_config(run)
     params = load_model(run, config.model, jax.local_devices()[0])
     return config, params, load_tokenizer(run / "tokenizer")
@@ -220,7 +206,7 @@ def load_model(run: Path, model: ModelConfig, device: Any) -> Any:
 
 def check_origin(config: Config, tokenizer: Tokenizer) -> None:
     """Raise InputError unless the run that `config` starts from is of its model and tokenizer."""
-    run = Path(config.init_from).expanduser()
+    run = user_path(config.init_from)
     old, new = (flatten(model.architecture) for model in (read_config(run).model, config.model))
     differences = [
         f"model.{name}: {old[name]!r} there, {new[name]!r} here"
@@ -243,7 +229,7 @@ def check_origin(config: Config, tokenizer: Tokenizer) -> None:
 
 def initial_params(config: Config, abstract: Any) -> Any:
     """The parameters of the run that `config` starts from, laid out as in `abstract`."""
-    run = Path(config.init_from).expanduser()
+    run = user_path(config.init_from)
     return load_params(run / "checkpoints", abstract, any_dtype=True)[1]
 
 

@@ -19,7 +19,7 @@ import pytest
 
 import gpt_jax
 from gpt_jax.config import InputError
-from gpt_jax.train import checkpoint
+from gpt_jax.train import storage
 from gpt_jax.train.checkpoint import Checkpointer, CheckpointError, load_params
 
 RNG = random.Random(0)
@@ -214,7 +214,7 @@ def test_killed_while_a_step_is_deleted(folder, monkeypatch):
 
     with Checkpointer(folder, 1, 0) as checkpointer:
         checkpointer.save(3, *state(3), {"step": 3})
-        monkeypatch.setattr(checkpoint.shutil, "rmtree", die_half_way)
+        monkeypatch.setattr(storage.shutil, "rmtree", die_half_way)
         with pytest.raises(KeyboardInterrupt):
             checkpointer.close()
         monkeypatch.undo()

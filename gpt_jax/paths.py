@@ -1,0 +1,139 @@
+"""A user's path: a place on this machine, or gs://BUCKET/... in Google Cloud Storage.
+
+Code that takes paths is written once, with the methods that `pathlib.Path` and `etils.epath.Path`
+share. What a bucket cannot do is dealt with in two places, `data/cache.py` and `train/storage.py`,
+and follows from what it is: a table from names to objects. A folder is a common beginning of names:
+it needs no making, is not there while it is empty, and cannot be renamed. An object is written
+whole, is seen whole or not at all, and can neither be appended to nor mapped into memory. There are
+no locks, but an object can be written on the condition that it is still of a certain generation.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from gpt_jax.config import InputError, require
+
+SCHEME = "gs://"
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """The path that a user wrote: `~` is their home, and gs:// a bucket.
+
+    A path of a bucket is an `etils.epath.Path`, given the type of what it stands in for. Raises
+    InputError where the name of its bucket is none, or what reads buckets is not installed.
+    """
+    name = os.fspath(text)
+    if not re.match("gs:/", name):
+        return Path(name).expanduser()
+    name = SCHEME + name.removeprefix("gs:").strip("/")  # pathlib makes one slash of two
+    require(
+        re.match(r"gs://[a-z0-9][\w.-]+[a-z0-9](/|$)", name) is not None,
+        f"a path in a bucket is gs://BUCKET/NAME, and {os.fspath(text)!r} is not.",
+    )
+    require(
+        importlib.util.find_spec("gcsfs") is not None,
+        f"{name} is in a bucket, and reading those needs gcsfs, which is not installed: pip "
+        "install 'gpt_jax[gcs]', or -e '.[gcs]' in a clone.",
+    )
+    # One way to buckets, tested here, whether TensorFlow is installed or not.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    import fsspec.config
+    from etils import epath
+
+    # Otherwise what it once listed is believed for ever, and others write there too.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    return cast(Path, epath.Path(name))
+
+
+def in_bucket(path: Path | str) -> bool:
+    """Whether a path is of a bucket."""
+    return os.fspath(path).startswith(SCHEME)
+
+
+def resolved(path: Path) -> Path:
+    """The path in full; links are followed on this machine, and there are none in a bucket."""
+    return path if in_bucket(path) else path.resolve()
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root on."""
+    return path if in_bucket(path) else path.absolute()
+
+
+def make_folder(path: Path) -> None:
+    """Have a folder there, and those above it; a bucket's needs no making."""
+    if not in_bucket(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder of a bucket to a new one, within Cloud Storage."""
+    _file_system().copy(str(source), str(target), recursive=True)
+
+
+def find(pattern: str) -> tuple[Path, list[Path]]:
+    """(root, the files that a glob matches or that it names); `**` is any number of folders.
+
+    The root is the folders of the glob before its first wildcard. As in `glob.glob`, a wildcard
+    matches no dot at the beginning of a name.
+    """
+    path, text = user_path(pattern), os.path.expanduser(pattern)
+    bucket = in_bucket(path)
+    if not glob.has_magic(text) or (not bucket and os.path.exists(path)):
+        there = path.is_file() if bucket else os.path.isfile(path)
+        return path.parent, [path] if there else []
+    wild = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+    root = type(path)(*path.parts[:wild])
+    if not bucket:
+        hits = glob.glob(text, recursive=True)
+        return root, [Path(hit) for hit in hits if os.path.isfile(hit)]
+    # epath's own glob refuses `**`; that of fsspec takes dots for any other character.
+    hits = _file_system().glob(text, detail=True)
+    files = [user_path(SCHEME + name) for name, info in hits.items() if info["type"] == "file"]
+    if "/." not in text[len(str(root)) :]:
+        dotted = re.compile(r"(^|/)\.")
+        files = [path for path in files if not dotted.search(str(path)[len(str(root)) + 1 :])]
+    return root, files
+
+
+def _file_system() -> Any:
+    import fsspec
+
+    # The one that epath uses: fsspec keeps one for each set of arguments.
+    return fsspec.filesystem("gcs", finalize_on_close=True)
+
+
+@contextmanager
+def told_of_buckets() -> Iterator[None]:
+    """Turn what the libraries raise where a bucket cannot be used into InputError."""
+    try:
+        yield
+    except Exception as error:
+        reason = _bucket_fault(error)
+        if reason is None:
+            raise
+        raise InputError(
+            f"a bucket must be there and open to you, and Cloud Storage answers: {reason}. Check "
+            "its name, and who you are to it (gcloud auth application-default login, or the "
+            "service account of this machine and its access scopes). What was whole still is."
+        ) from error
+
+
+def _bucket_fault(error: BaseException) -> str | None:
+    """What Cloud Storage or the way to it has to say, in one line; None for any other error."""
+    if isinstance(error, OSError) and error.errno is None:  # gcsfs's; the system's have a number
+        return f"{type(error).__name__}, {error}"
+    kinds = type(error).__mro__
+    homes = ("gcsfs.", "google.api_core.", "google.auth.", "aiohttp.", "requests.")
+    if not any(f"{kind.__module__}.".startswith(homes) for kind in kinds):
+        return None
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:300]
