@@ -374,6 +374,8 @@ class MeshConfig:
     """Every sequence is split along its length; attention gathers the keys of all of it."""
     slice: int = 1
     """Copies of the model in slices of a pod, joined by a network: only gradients cross it."""
+    pipeline: int = 1
+    """The layers are split in stages, through which parts of the batch go one after the other."""
 
     def __post_init__(self) -> None:
         require_types(self)

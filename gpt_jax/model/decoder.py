@@ -22,6 +22,7 @@ from gpt_jax.config import AttentionKind, ModelConfig, require
 from gpt_jax.model.attention import MASKED
 from gpt_jax.model.cache import KeysAndValues, KVCache, LayerCache
 from gpt_jax.model.context_parallel import attend_over_mesh
+from gpt_jax.model.pipeline import Load, Pipe, pipe_of_mesh, run_in_stages
 from gpt_jax.model.positions import Rotation, frequencies, rotate, rotation, sinusoids
 
 INIT_STD = 0.02
@@ -310,7 +311,12 @@ class GPT(nn.Module):
         if c.rotated_dim:
             places_BT = jnp.arange(length)[None] if positions_BT is None else positions_BT
             turn = rotation(places_BT, c.context_length, frequencies(c.rotated_dim, c.rotary_base))
-        if cache is None:
+        pipe = pipe_of_mesh()
+        # A pipeline has no place for what each layer makes: parameters, caches, what is sown.
+        by_layer = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if cache is None and pipe is not None and not by_layer:
+            x_BTD = self._in_stages(pipe, x_BTD, turn, segment_ids_BT)
+        elif cache is None:
             x_BTD, _ = self.layers(x_BTD, turn, segment_ids_BT, None)
         else:
             assert segment_ids_BT is not None, "a cache needs segment_ids_BT"
@@ -318,6 +324,32 @@ class GPT(nn.Module):
             x_BTD, kept = self.layers(x_BTD, turn, segment_ids_BT, cache.by_layer())
             cache = cache.filled(kept, length)
         return self.norm_final(x_BTD) if c.final_norm else x_BTD, cache
+
+    def _in_stages(
+        self, pipe: Pipe, x_BTD: Array, turn: Rotation | None, segment_ids_BT: Array | None
+    ) -> Array:
+        """What the layers make of `x_BTD`, with a part of them on each stage of the pipeline."""
+        period = Period(self.config, self.train, parent=None)
+        load: Load = {"x": x_BTD}
+        if segment_ids_BT is not None:
+            load["segment_ids"] = segment_ids_BT
+        # Places that differ by row go with their rows; those of all rows are the same everywhere.
+        if turn is not None and len(turn[0]) > 1:
+            load["cos"], load["sin"] = turn
+
+        def stage(params: Any, load: Load) -> Load:
+            places = (load["cos"], load["sin"]) if "cos" in load else turn
+            segment_ids_BT = load.get("segment_ids")
+
+            def some_layers(x_BTD: Array, params: Any) -> tuple[Array, None]:
+                variables = {"params": params}
+                return period.apply(variables, x_BTD, places, segment_ids_BT, None)[0], None
+
+            unroll = min(self.config.scan_unroll, len(jax.tree.leaves(params)[0]))
+            x_BTD, _ = jax.lax.scan(some_layers, load["x"], params, unroll=unroll)
+            return load | {"x": x_BTD}
+
+        return run_in_stages(stage, self.layers.variables["params"], load, pipe)["x"]
 
     def _embed(self, tokens_BT: Array, positions_BT: Array | None) -> Array:
         """Token embeddings (B, T, D), with their places where these are added."""

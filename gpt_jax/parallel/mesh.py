@@ -11,8 +11,12 @@ from jax.sharding import AxisType, Mesh
 
 from gpt_jax.config import MeshConfig, require
 
-AXES = ("slice", "data", "fsdp", "sequence", "tensor")
-"""From the slowest network to the fastest: neighbours along the last are nearest to each other."""
+AXES = ("slice", "pipeline", "data", "fsdp", "sequence", "tensor")
+"""From the slowest network to the fastest: neighbours along the last are nearest to each other.
+
+Slices sum gradients once a batch; stages of a pipeline hand on one activation for several layers;
+then come gradients, parameters, keys and activations of every layer.
+"""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
@@ -47,4 +51,4 @@ def mesh_shape(config: MeshConfig, count: int) -> dict[str, int]:
 
 def batch_shards(mesh: Mesh) -> int:
     """Parts that the batch is split in."""
-    return mesh.shape["slice"] * mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.prod(mesh.shape[axis] for axis in ("slice", "pipeline", "data", "fsdp"))

@@ -20,17 +20,18 @@ from gpt_jax.config import require
 from gpt_jax.parallel.mesh import AXES
 
 RULES: tuple[tuple[str, tuple[str, ...] | None], ...] = (
-    ("B", ("slice", "data", "fsdp")),
+    # Within the layers, where stages have the pipeline for themselves, B is split over the rest.
+    ("B", ("slice", "pipeline", "data", "fsdp")),
+    ("L", ("pipeline",)),
     ("N", ("tensor",)),
     ("F", ("tensor",)),
     ("V", ("tensor",)),
     ("D", ("fsdp",)),
     ("E", ("fsdp",)),
     ("T", ("sequence",)),
-    # Keys and head dimensions stay whole, and so does the stack of layers that scan walks.
+    # Keys and head dimensions stay whole.
     ("S", None),
     ("H", None),
-    ("L", None),
 )
 
 
@@ -93,7 +94,7 @@ def _check_divides(name: str, leaf: Any, sharding: NamedSharding) -> None:
             size % parts == 0,
             f"the mesh must divide what it splits, and {name} of shape {leaf.shape} has an axis of "
             f"{size} that does not divide over {' x '.join(over)} = {parts} devices: change the "
-            "mesh (--mesh.fsdp, --mesh.tensor) or the size.",
+            f"mesh ({', '.join('--mesh.' + axis for axis in over)}) or the size.",
         )
 
 

@@ -14,6 +14,8 @@ from gpt_jax.data.batches import TrainBatches, train_batches, validation_batches
 from gpt_jax.data.corpus import Corpus, prepare
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.flops import num_params
+from gpt_jax.model.pipeline import bubble, num_waiting
+from gpt_jax.parallel.mesh import batch_shards
 from gpt_jax.train.checkpoint import Checkpointer
 from gpt_jax.train.metrics import Display, MetricsLog, Record
 from gpt_jax.train.run import RunFolder, StopSignals, check_origin, initial_params
@@ -244,6 +246,13 @@ def describe(program: Program, corpus: Corpus, step: int) -> str:
         f"{program.rows} x {config.sequence_length}",
         f"run     {train.total_tokens:,} tokens, {train.total_tokens / index.tokens:.2f} epochs",
     ]
+    stages = program.mesh.shape["pipeline"]
+    if stages > 1:
+        parts = stages * num_waiting(program.rows // batch_shards(program.mesh))
+        lines.append(
+            f"stages  {stages} of {config.model.num_layers // stages} layers, a micro-batch in "
+            f"{parts} parts: {bubble(stages, parts):.0%} of the time is bubble"
+        )
     if step:
         lines.append(f"continuing from step {step}")
     elif config.init_from:

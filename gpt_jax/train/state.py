@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from gpt_jax.config import ModelConfig
 from gpt_jax.model.decoder import GPT
+from gpt_jax.model.pipeline import check_stages
 from gpt_jax.parallel.mesh import batch_shards
 from gpt_jax.parallel.sharding import rules, shardings
 
@@ -53,8 +54,10 @@ def init_state(
 def abstract_state(model: GPT, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, without computing any of it.
 
-    Raises InputError naming a parameter that the mesh cannot divide.
+    Raises InputError naming a parameter that the mesh cannot divide, or layers that do not divide
+    into the stages of its pipeline.
     """
+    check_stages(model.config, mesh.shape.get("pipeline", 1))
     boxed = jax.eval_shape(partial(init_state, model=model, tx=tx), jax.random.key(0))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -183,8 +183,8 @@ def micro_batches(config: Config, shards: int) -> tuple[int, int]:
     require(
         rows % shards == 0,
         f"the batch must divide over the mesh, and {rows} sequences of {length} tokens do not "
-        f"divide over slice x data x fsdp = {shards} devices: set --train.batch-tokens to a "
-        f"multiple of {shards * length}, or another mesh.",
+        f"divide over slice x pipeline x data x fsdp = {shards} devices: set --train.batch-tokens "
+        f"to a multiple of {shards * length}, or another mesh.",
     )
     per_device = rows // shards
     limit = config.train.device_batch_tokens // length or per_device

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gpt_jax.config import Config, MeshConfig, ModelConfig, TrainConfig
-from gpt_jax.parallel.mesh import AXES
+from gpt_jax.model.pipeline import num_waiting
+from gpt_jax.parallel.mesh import AXES, batch_shards
 from gpt_jax.parallel.sharding import batch_sharding, rules
 from gpt_jax.train.step import Program
 
@@ -27,6 +28,10 @@ MESHES = {
     "slice and fsdp": MeshConfig(1, 4, 1, slice=2),
     "fsdp and sequence": MeshConfig(1, 4, 1, sequence=2),
     "slice, fsdp and sequence": MeshConfig(1, 2, 1, sequence=2, slice=2),
+    "pipeline": MeshConfig(2, 1, 1, pipeline=4),
+    "pipeline and fsdp": MeshConfig(1, 4, 1, pipeline=2),
+    "pipeline, tensor and sequence": MeshConfig(1, 1, 2, sequence=2, pipeline=2),
+    "pipeline, slice and fsdp": MeshConfig(1, 2, 1, slice=2, pipeline=2),
 }
 
 
@@ -68,8 +73,8 @@ def crossed(group, mesh):
     return {axis for axis, place in zip(AXES, places, strict=True) if len(set(place)) > 1}
 
 
-def collectives(program):
-    """(operation, mesh axes, shapes of the results) of each collective of a training step."""
+def compiled(program):
+    """The training step."""
     batch = {
         "inputs": jax.ShapeDtypeStruct((1, ROWS, LENGTH), "int32"),
         "targets": jax.ShapeDtypeStruct((1, ROWS, LENGTH), "int32"),
@@ -78,17 +83,27 @@ def collectives(program):
     sharding = batch_sharding(program.mesh, stacked=True)
     batch = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for k, x in batch.items()}
     with jax.set_mesh(program.mesh), rules():
-        text = program._train.lower(program.abstract, batch).compile().as_text()
+        return program._train.lower(program.abstract, batch).compile()
+
+
+def collectives(program, text):
+    """(operation, mesh axes, shapes of the results) of each collective of a training step."""
     found = []
     for line in text.splitlines():
         if match := re.search(rf"= (.*?) ({OPERATIONS})(?:-start)?\(", line):
             axes = set().union(*(crossed(group, program.mesh) for group in groups(line)))
-            shapes = [
-                tuple(int(n) for n in dims.split(","))
-                for dims in re.findall(r"\w+\[([\d,]+)\]", match[1])
-            ]
-            found.append((match[2], frozenset(axes), shapes))
+            found.append((match[2], frozenset(axes), shapes_in(match[1])))
     return found
+
+
+def shapes_in(text):
+    """Of the arrays in a compiled program's text that are no scalars, such as f32[4,32,128]."""
+    return [tuple(numbers(dims)) for dims in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text)]
+
+
+def axes_of(program):
+    """Mesh axes of more than one device."""
+    return {axis for axis, size in program.mesh.shape.items() if size > 1}
 
 
 @pytest.fixture(scope="module", params=MESHES)
@@ -99,15 +114,16 @@ def step(request):
         mesh=MESHES[request.param],
     )
     program = Program(config, jax.devices())
-    return program, collectives(program)
+    step = compiled(program)
+    return program, collectives(program, step.as_text()), step
 
 
 @pytest.mark.slow
 def test_nothing_crosses_where_nothing_is_split(step):
     """Each collective runs along axes of more than one device, and every such axis is used."""
-    program, found = step
+    program, found, _ = step
     used = set().union(*(axes for _, axes, _ in found))
-    assert used == {axis for axis, size in program.mesh.shape.items() if size > 1}
+    assert used == axes_of(program)
 
 
 @pytest.mark.slow
@@ -121,7 +137,7 @@ def test_only_sums_cross_from_slice_to_slice_and_copy_to_copy(step):
 @pytest.mark.slow
 def test_no_stack_of_layers_is_gathered(step):
     """A layer's parameters are put together within its turn of the loop, and none before."""
-    program, found = step
+    program, found, _ = step
     stacks = {leaf.shape for leaf in jax.tree.leaves(program.abstract.params["layers"])}
     gathered = [
         shape for operation, _, shapes in found if operation == "all-gather" for shape in shapes
@@ -132,3 +148,53 @@ def test_no_stack_of_layers_is_gathered(step):
     assert all(math.prod(shape) <= most for shape in gathered)
     if program.mesh.shape["fsdp"] > 1:
         assert gathered
+
+
+@pytest.mark.slow
+def test_what_is_split_is_never_whole(step):
+    """A device is given its part of the state and of the batch, moments included, and the program
+    has no array of the shape of a stack of layers that the mesh splits.
+    """
+    program, _, compiled = step
+    given = sum(
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(program.abstract)
+    )
+    tokens = 2 * 4 * ROWS * LENGTH // batch_shards(program.mesh)
+    # The weights of the rows, and what is rounded up.
+    assert 0 <= compiled.memory_analysis().argument_size_in_bytes - given - tokens < 1000
+    split = {
+        leaf.shape
+        for leaf in jax.tree.leaves(program.abstract.params["layers"])
+        if not leaf.sharding.is_fully_replicated and leaf.ndim > 2
+    }
+    assert split or not {"fsdp", "tensor", "pipeline"} & axes_of(program)
+    assert not split & set(shapes_in(compiled.as_text()))
+
+
+@pytest.mark.slow
+def test_only_activations_move_from_stage_to_stage(step):
+    """By permutes of what one stage works on; what else crosses are sums of the gradients of
+    parameters outside the layers and of single numbers, and no parameter is gathered.
+    """
+    program, found, _ = step
+    if "pipeline" not in axes_of(program):
+        assert not any(operation == "collective-permute" for operation, _, _ in found)
+        return
+    mesh = program.mesh.shape
+    rows = ROWS // batch_shards(program.mesh)
+    work = (1, rows // num_waiting(rows), LENGTH // mesh["sequence"], MODEL.embed_dim)
+    moves = 0
+    for operation, axes, shapes in found:
+        if "pipeline" not in axes:
+            continue
+        if operation == "collective-permute":
+            moves += 1
+            assert axes == {"pipeline"}
+            assert set(shapes) == {work}
+        else:
+            # Tables and norms, all of width D; what belongs to a layer would have a 1 before it.
+            assert operation == "all-reduce", (operation, axes, shapes)
+            assert all(shape[-1] == MODEL.embed_dim and shape[0] != 1 for shape in shapes), shapes
+    # At least one each way for what was worked on and for what waits.
+    assert moves >= 4

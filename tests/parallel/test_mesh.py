@@ -25,7 +25,7 @@ def test_minus_one_takes_what_is_left(asked, shape, shards):
     """And the batch is split over data and fsdp, not over tensor."""
     mesh = make_mesh(MeshConfig(*asked))
     expected = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
-    assert dict(mesh.shape) == {"slice": 1, "sequence": 1} | expected
+    assert dict(mesh.shape) == {"slice": 1, "pipeline": 1, "sequence": 1} | expected
     assert batch_shards(mesh) == shards
 
 

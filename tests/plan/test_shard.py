@@ -34,7 +34,12 @@ def test_gpt_3_over_512_devices():
 
 @pytest.mark.parametrize(
     "mesh",
-    [MeshConfig(1, 8, 1), MeshConfig(2, 2, 2), MeshConfig(1, 2, 1, sequence=2, slice=2)],
+    [
+        MeshConfig(1, 8, 1),
+        MeshConfig(2, 2, 2),
+        MeshConfig(1, 2, 1, sequence=2, slice=2),
+        MeshConfig(1, 4, 1, pipeline=2),
+    ],
 )
 def test_it_is_what_the_devices_hold(mesh):
     """The same as a program over 8 fake devices, array by array."""
@@ -58,6 +63,19 @@ def test_the_command_prints_it(root, capsys):
     assert line.split()[-2:] == ["56.623", "0.885"]  # 6 x 3072 x 768 x 4 bytes, and a 64th
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["mesh"]["fsdp"] == 64
+
+
+def test_layers_in_stages_are_shown_as_such(root, capsys):
+    """GPT-3 Small's 12 layers alternate: 6 turns of the pattern, one to a stage."""
+    command = ["shard", str(root / "experiments/gpt3_125m.py"), "--mesh.pipeline", "6"]
+    assert main([*command, "--mesh.fsdp", "4"]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("24 devices: pipeline 6 x fsdp 4\n")
+    line = next(line for line in table.splitlines() if line.startswith("layers/0/mlp/down "))
+    assert line.split()[4:7] == ["pipeline", "-", "fsdp"]
+    assert line.split()[-2:] == ["56.623", "2.359"]  # 6 x 3072 x 768 x 4 bytes, and a 24th
+    assert main([*command[:-1], "4"]) == 1
+    assert "12 layers, in turns of 2, do not divide" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_cannot_be_told_is_said():
