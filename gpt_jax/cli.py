@@ -1,4 +1,4 @@
-"""The command line: `gpt-jax train | generate | convert | export | bench | shard`.
+"""The command line: `gpt-jax train | generate | convert | export | bench | shard | launch`.
 
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from gpt_jax.config import Config, InputError, require
 from gpt_jax.paths import in_bucket, resolved, told_of_buckets, user_path
 
-OF_EXPERIMENTS = ("train", "bench", "shard")
+OF_EXPERIMENTS = ("train", "bench", "shard", "launch")
 """Commands that take an experiment's fields as options."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -146,7 +146,40 @@ def _parser() -> argparse.ArgumentParser:
     shard.add_argument("--devices", type=int, help="how many (default: as the mesh says)")
     shard.add_argument("--json", action="store_true", help="print one JSON object")
     shard.set_defaults(run=_shard)
+
+    _launch_options(add("launch", "train on rented slices of Cloud TPU", override_help % "launch"))
     return parser
+
+
+def _launch_options(launch: argparse.ArgumentParser) -> None:
+    launch.add_argument("experiment", type=Path, help="a Python file with get_config()")
+    launch.add_argument("--target", metavar="SLICE", help="such as v5e-16 or v5p-512")
+    launch.add_argument("--slices", type=int, default=1, help="how many of them (default: 1)")
+    launch.add_argument("--workdir", help="the run's folder in a bucket: gs://BUCKET/runs/NAME")
+    launch.add_argument("--project", help="of Google Cloud, which is charged")
+    launch.add_argument("--zone", help="such as us-east5-a")
+    launch.add_argument("--name", help="of the machines (default: the experiment's)")
+    capacity = launch.add_mutually_exclusive_group()
+    for kind, told in (
+        ("on-demand", "not preempted (the default)"),
+        ("spot", "cheaper, and taken away at any time"),
+        ("reserved", "of the project's reservation"),
+    ):
+        capacity.add_argument(
+            f"--{kind}", dest="capacity", action="store_const", const=kind, help=told
+        )
+    launch.add_argument(
+        "--valid-until", metavar="DURATION", default="", help="end of waiting in the queue: 6h"
+    )
+    launch.add_argument(
+        "--max-restarts",
+        type=int,
+        default=5,
+        help="in a row without a new checkpoint before it is given up (default: 5)",
+    )
+    launch.add_argument("--keep", action="store_true", help="leave the machines there at the end")
+    launch.add_argument("--dry-run", action="store_true", help="print the gcloud lines")
+    launch.set_defaults(run=_launch, capacity="on-demand")
 
 
 def load_experiment(path: Path, overrides: Sequence[str], command: str = "train") -> Config:
@@ -358,3 +391,39 @@ def _shard(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     devices = math.prod(size for size in sizes if size > 0)
     found = layout(config, options.devices or devices)
     print(json.dumps(dataclasses.asdict(found)) if options.json else as_table(found))
+
+
+def _launch(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    config = load_experiment(options.experiment, overrides, "launch")
+    from gpt_jax.chips import find_slice
+    from gpt_jax.launch import source
+    from gpt_jax.launch.commands import as_text
+    from gpt_jax.launch.job import Job, check
+    from gpt_jax.launch.loop import launch
+
+    required = ("target", "workdir", "project", "zone")
+    missing = [f"--{name}" for name in required if getattr(options, name) is None]
+    require(not missing, f"launch needs to be told {', '.join(missing)}: see --help.")
+    root = source.checkout()
+    name = options.name or re.sub("[^a-z0-9]+", "-", config.name.lower()).strip("-")
+    job = Job(
+        name=name,
+        project=options.project,
+        zone=options.zone,
+        slice=find_slice(options.target),
+        slices=options.slices,
+        capacity=options.capacity,
+        valid_until=options.valid_until,
+        workdir=options.workdir.rstrip("/"),
+        archive=source.archive(name),
+        experiment=source.place(options.experiment, root),
+        overrides=tuple(overrides),
+        keep=options.keep,
+        max_restarts=options.max_restarts,
+    )
+    check(config, job)
+    source.pack(options.experiment, root, job.archive)
+    if options.dry_run:
+        print(as_text(job))
+    else:
+        launch(job)

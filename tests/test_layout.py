@@ -21,7 +21,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 
 # Rooms, and which others each may import: the design's table.
 CORE = {"config", "paths", "presets", "chips", "flops", "data", "model", "parallel"}
-LEAVES = {"generate", "evaluate", "interop", "scaling", "plan"}
+LEAVES = {"generate", "evaluate", "interop", "scaling", "plan", "launch"}
 TOP = {"cli", "bench"}
 MAY_IMPORT = {
     "config": set(),
