@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What `gpt-jax launch` asks of every host of a slice. It lies in the copy of the checkout there.
 #
-#   host.sh install         make .venv in the copy, and install the package with libtpu
+#   host.sh install         make .venv in the copy, and install the package for TPUs and buckets
 #   host.sh start WORD...   run a command that outlives this session, instead of one that still runs
 #   host.sh status          print gpt-jax-status HOST none|running|gone|ended EXIT COMMAND, as the
 #                           two above do when they have done their work
@@ -36,7 +36,7 @@ install)
   command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
   cd "$copy"
   uv venv --python 3.12 .venv
-  uv pip install --python .venv/bin/python '.[tpu]'
+  uv pip install --python .venv/bin/python '.[tpu,gcs]'
   tell_status
   ;;
 start)

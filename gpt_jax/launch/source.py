@@ -8,7 +8,6 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import gpt_jax
 from gpt_jax.config import require
 
 PARTS = ("pyproject.toml", "setup.cfg", "README.md", "gpt_jax", "experiments")
@@ -17,7 +16,7 @@ PARTS = ("pyproject.toml", "setup.cfg", "README.md", "gpt_jax", "experiments")
 
 def checkout() -> Path:
     """The clone that this package is imported from; raises InputError where there is none."""
-    root = Path(gpt_jax.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     require(
         (root / "setup.cfg").is_file(),
         f"launch copies the checkout to the hosts, and gpt_jax is installed in {root} without one: "

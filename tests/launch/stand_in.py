@@ -23,7 +23,7 @@ sys.exit(gcloud(sys.argv[1:]))
 UV = """#!/bin/bash
 if [ "$1" = venv ]; then mkdir -p .venv/bin; fi
 if [ "$1" = pip ]; then
-  test "$5" = '.[tpu]'
+  test "$5" = '.[tpu,gcs]'
   cp {train} .venv/bin/gpt-jax
 fi
 """

@@ -96,7 +96,7 @@ def test_a_command_that_is_killed_alone_has_a_status(host):
 
 
 def test_install(host, tmp_path):
-    """uv makes a newer Python's environment in the copy and installs the package with libtpu."""
+    """uv makes a newer Python's environment in the copy and installs the package with libtpu and buckets."""
     tools = tmp_path / ".local" / "bin"
     tools.mkdir(parents=True)
     (tools / "uv").write_text('#!/bin/bash\necho "$PWD $*"\n')
@@ -104,5 +104,5 @@ def test_install(host, tmp_path):
     copy = tmp_path / "gpt-jax"
     venv, pip, told = host("install").splitlines()
     assert venv == f"{copy} venv --python 3.12 .venv"
-    assert pip == f"{copy} pip install --python .venv/bin/python .[tpu]"
+    assert pip == f"{copy} pip install --python .venv/bin/python .[tpu,gcs]"
     assert told.startswith("gpt-jax-status ")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import gpt_jax
 from gpt_jax.config import InputError
 from gpt_jax.launch import source
 
@@ -72,6 +71,6 @@ def test_what_is_no_file(clone, tmp_path):
 
 def test_a_package_without_a_checkout(tmp_path, monkeypatch):
     assert (source.checkout() / "tests" / "launch" / Path(__file__).name).exists()
-    monkeypatch.setattr(gpt_jax, "__file__", str(tmp_path / "site-packages" / "gpt_jax" / "x.py"))
+    monkeypatch.setattr(source, "__file__", str(tmp_path / "gpt_jax" / "launch" / "x.py"))
     with pytest.raises(InputError, match=r"work from a clone \(pip install -e .\)"):
         source.checkout()
