@@ -25,8 +25,7 @@ class Choice:
     def describe(self, model: ModelConfig) -> str:
         """For the log: the program of each kind of layer."""
         kinds = dict.fromkeys(model.attention_pattern)
-        named = {"dense": "dense", "banded": f"banded ({model.attention_window})"}
-        layers = ", ".join(f"{named[kind]} attention by {self.kernel}" for kind in kinds)
+        layers = ", ".join(f"{self.kernel} for {kind} layers" for kind in kinds)
         return f"{layers}; {self.missed}" if self.missed else layers
 
 

@@ -33,7 +33,7 @@ RUNS = Path("runs")
 
 # What may change when a run is continued: where it runs and how it is watched, not what it
 # computes. A different mesh or micro-batch sees the same samples in the same order, equal up to
-# rounding.
+# rounding. What ends in a dot or "_" stands for all fields that begin so.
 FREE_ON_RESUME = (
     "mesh.",
     "checkpoint.",
@@ -134,8 +134,14 @@ def disagreements(ran: Config, asked: Config) -> list[str]:
     return [
         f"{name}: {old[name]!r} in the run, {new[name]!r} asked"
         for name in old
-        if old[name] != new[name] and not name.startswith(FREE_ON_RESUME)
+        if old[name] != new[name] and not is_free(name)
     ]
+
+
+def is_free(name: str) -> bool:
+    """Whether a field, such as "model.remat", may change when a run is continued."""
+    beginnings = tuple(free for free in FREE_ON_RESUME if free.endswith((".", "_")))
+    return name in FREE_ON_RESUME or name.startswith(beginnings)
 
 
 def write_run(path: Path, config: Config, tokenizer: Tokenizer) -> None:

@@ -174,7 +174,7 @@ def test_a_step_with_the_kernel_compiles_for_a_tpu(root):
     )
     assert done.returncode == 0, done.stderr
     plain, segmented, split = [json.loads(line) for line in done.stdout.splitlines()]
-    said = "dense attention by splash, banded (128) attention by splash"
+    said = "splash for dense layers, splash for banded layers"
     assert {step["attention"] for step in (plain, segmented, split)} == {said}
     # Forward once a layer; backward one kernel for the dense layer, and two for the band.
     names = ["dkv{}_no", "dkv{}_no", "dq{}_no", "fwd{}", "fwd{}"]

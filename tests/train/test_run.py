@@ -381,7 +381,7 @@ def test_where_and_how_it_is_watched_may_change():
     """Devices, checkpoints, logging and the closing sample do not change what is computed."""
     ran = Config()
     asked = Config(
-        model=ModelConfig(remat="full", scan_unroll=2),
+        model=ModelConfig(attention="xla", remat="full", scan_unroll=2),
         data=DataConfig(cache_dir="/elsewhere"),
         train=TrainConfig(
             device_batch_tokens=1024,
@@ -399,7 +399,7 @@ def test_where_and_how_it_is_watched_may_change():
 def test_every_other_field_may_not_change():
     """Field by field: all that is not on the list above is a disagreement, and only it."""
     free = {
-        *("model.remat", "model.scan_unroll", "data.cache_dir"),
+        *("model.attention", "model.remat", "model.scan_unroll", "data.cache_dir"),
         *("train.device_batch_tokens", "train.log_every", "train.max_skipped_in_row"),
         *("train.sample_prompt", "train.sample_tokens"),
         *("checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_best"),
