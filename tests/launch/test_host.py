@@ -96,7 +96,7 @@ def test_a_command_that_is_killed_alone_has_a_status(host):
 
 
 def test_install(host, tmp_path):
-    """uv makes a newer Python's environment in the copy and installs the package with libtpu and buckets."""
+    """uv makes an environment of a newer Python in the copy, and installs the package there."""
     tools = tmp_path / ".local" / "bin"
     tools.mkdir(parents=True)
     (tools / "uv").write_text('#!/bin/bash\necho "$PWD $*"\n')
