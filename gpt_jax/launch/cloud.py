@@ -127,7 +127,7 @@ class Cloud:
             if _absent(error):
                 return -1
             raise
-        steps = (name.rstrip("/").rpartition("/")[2] for name in names)
+        steps = (name.split("/")[-2] for name in names)
         return max((int(step) for step in steps if step.isdigit()), default=-1)
 
     def log(self) -> str:

@@ -109,8 +109,8 @@ def summary(job: Job) -> Line:
 
 
 def checkpoints(job: Job) -> Line:
-    """The run's checkpoints."""
-    return ["gcloud", "storage", "ls", f"{job.workdir}/checkpoints/"]
+    """The run's checkpoints: those that are whole (train/storage.py)."""
+    return ["gcloud", "storage", "ls", f"{job.workdir}/checkpoints/*/commit_success.txt"]
 
 
 def delete(job: Job) -> Line:

@@ -14,8 +14,8 @@ from gpt_jax.launch.job import Job
 
 WATCHDOG = 75
 """Exit status of a training that a stuck step has ended, which asks to be started again."""
-MAX_TROUBLES = 20
-"""Rounds in a row in which gcloud may fail."""
+MAX_TROUBLES = 40
+"""Rounds in a row in which gcloud may fail, or hosts may be silent."""
 PATIENCE = 3
 """Rounds between the end of training and a verdict: a machine that is taken away ends training on
 the others before Cloud TPU says so."""
@@ -75,9 +75,7 @@ class _Rounds:
             self._troubles += 1
             self.say(f"trouble {self._troubles} of {MAX_TROUBLES}: {error}")
             if self._troubles >= MAX_TROUBLES:
-                self._give_up(
-                    f"gcloud failed {MAX_TROUBLES} times in a row; the last time: {error}"
-                )
+                self._out_of_reach(str(error))
             return False
         self._troubles = 0
         return ended
@@ -198,12 +196,28 @@ class _Rounds:
             self._give_up(f"{why},{again} without a new checkpoint")
         self.say(f"{why}: going on from {f'step {newest}' if newest >= 0 else 'the start'}")
 
+    def _out_of_reach(self, error: str) -> None:
+        """Hosts that are silent for long: training that still saves is left, other is lost."""
+        why = f"gcloud failed {self._troubles} times in a row; the last time: {error}"
+        try:
+            newest, before = self.cloud.newest_checkpoint(), self._checkpoint
+            if self._started and before is not None and newest > before:
+                self.say(f"out of reach, and training goes on: it has saved step {newest}")
+                self._checkpoint = newest
+            elif self._started:
+                self._machines_lost(f"the hosts are out of reach: {error}")
+            else:
+                self._give_up(why)
+        except CloudError:
+            # All of Google Cloud is out of reach.
+            raise InputError(f"{why}. {self.where_it_stands()}") from None
+        self._troubles = 0
+
     def _give_up(self, why: str) -> NoReturn:
         """Show the logs, give the machines back, and say why."""
         if self._started and (log := self.cloud.log()):
             self._say(log)
-        # Training that cannot be reached may be well: it is not ended for that.
-        if self.job.keep or (self._started and self._troubles):
+        if self.job.keep:
             raise InputError(f"{why}. {self.where_it_stands()}")
         try:
             if self.cloud.request() is not None:

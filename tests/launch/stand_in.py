@@ -43,6 +43,7 @@ for word in do.split():
     verb, _, value = word.partition("=")
     if index == 0 and verb == "save":
         (run / "checkpoints" / value).mkdir(parents=True)
+        (run / "checkpoints" / value / "commit_success.txt").touch()
     if index == 0 and verb in ("finish", "stopped"):
         run.mkdir(parents=True, exist_ok=True)
         by = None if verb == "finish" else "SIGTERM"
@@ -149,12 +150,13 @@ def gcloud(argv: list[str]) -> int:
         lose.unlink()
         cloud.kill_hosts()
     if argv[0] == "storage":
-        path = cloud.folder / "bucket" / argv[2].removeprefix("gs://")
-        if not path.exists():
+        bucket = cloud.folder / "bucket"
+        found = sorted(bucket.glob(argv[2].removeprefix("gs://")))
+        if not found:
             print("ERROR: One or more URLs matched no objects.", file=sys.stderr)
             return 1
-        names = [f"{argv[2]}{entry.name}/" for entry in path.iterdir()] if verb == "ls" else []
-        print("\n".join(names) if verb == "ls" else path.read_text())
+        for path in found:
+            print(f"gs://{path.relative_to(bucket)}" if verb == "ls" else path.read_text())
         return 0
     name = argv[5].partition(":")[0] if verb == "scp" else argv[4]
     if verb == "list":

@@ -79,7 +79,9 @@ def test_the_lines_around_it():
         *("--node=all", "--worker=all", "--quiet"),
     ]
     assert commands.summary(JOB) == ["gcloud", "storage", "cat", "gs://b/runs/gpt3/summary.json"]
-    assert commands.checkpoints(JOB) == ["gcloud", "storage", "ls", "gs://b/runs/gpt3/checkpoints/"]
+    assert commands.checkpoints(JOB) == [
+        *("gcloud", "storage", "ls", "gs://b/runs/gpt3/checkpoints/*/commit_success.txt")
+    ]
     assert commands.bucket(JOB) == [
         *("gcloud", "storage", "buckets", "create", "gs://b", "--project=p"),
         *("--location=us-east5", "--uniform-bucket-level-access"),

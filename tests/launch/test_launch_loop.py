@@ -155,22 +155,42 @@ def test_sessions_that_fail_now_and_then(cloud, said):
     cloud.plan("save=4 finish", fails=fails)
     status, out, _ = said()
     assert status == 0, out
-    assert "trouble 2 of 20: ERROR: (gcloud) Connection refused" in out
+    assert "trouble 2 of 40: ERROR: (gcloud) Connection refused" in out
     assert cloud.resources == {}
 
 
-def test_machines_that_cannot_be_reached(cloud, said):
+@pytest.fixture
+def impatient(monkeypatch):
+    """Three rounds of trouble are too many."""
+    monkeypatch.setattr(loop, "MAX_TROUBLES", 3)
+
+
+def test_machines_that_cannot_be_reached(cloud, said, impatient):
     """Before anything runs there they are given back."""
     cloud.plan("finish", fails={"scp": ["Permission denied"] * 100})
     status, _, err = said()
     assert status == 1
-    assert "gcloud failed 20 times in a row; the last time: ERROR: (gcloud) Permission" in err
+    assert "gcloud failed 3 times in a row; the last time: ERROR: (gcloud) Permission" in err
     assert cloud.resources == {}
 
 
-def test_training_that_cannot_be_reached_is_left(cloud, said):
-    """It may be well: the lines to look and to end it are printed."""
-    cloud.plan("hang", fails={"ssh": [""] * 4 + ["Permission denied"] * 100})
+def test_hosts_that_fall_silent(cloud, said, impatient):
+    """The bucket shows that training goes on; when it no longer does, the machines are lost."""
+    # Sessions: a look before the start, install, start, and a look that works; then six that fail.
+    fails = {"ssh": [""] * 4 + ["Connection timed out"] * 6}
+    cloud.plan("save=4 hang", "save=8 finish", fails=fails)
+    status, out, _ = said()
+    assert status == 0, out
+    assert "out of reach, and training goes on: it has saved step 4" in out
+    assert "the hosts are out of reach" in out
+    assert len(cloud.starts()) == verbs(cloud).count("create") == 2
+
+
+def test_google_cloud_out_of_reach(cloud, said, impatient):
+    """Training is left, and the lines to look and to end it are printed."""
+    cloud.plan(
+        "hang", fails={"describe": [""] * 5 + ["No network"] * 100, "ls": ["", "No network"]}
+    )
     status, _, err = said()
     assert status == 1
     assert "Training goes on by itself" in err

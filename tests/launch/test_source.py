@@ -1,5 +1,7 @@
 """What travels to the hosts: the checkout as it is, and the experiment."""
 
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -74,3 +76,13 @@ def test_a_package_without_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(source, "__file__", str(tmp_path / "gpt_jax" / "launch" / "x.py"))
     with pytest.raises(InputError, match=r"work from a clone \(pip install -e .\)"):
         source.checkout()
+
+
+def test_the_room_needs_the_standard_library_alone():
+    """So that a laptop without accelerators' software can launch."""
+    code = (
+        "import gpt_jax.launch.loop, gpt_jax.launch.source, sys; "
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"jax", "flax", "numpy", "tyro", "etils"} & set(out.stdout.split())
