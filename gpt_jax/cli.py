@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     train = add("train", "train an experiment, or continue its run", override_help % "train")
     train.add_argument("experiment", type=Path, help=experiment_help)
     train.add_argument("--workdir", type=Path, help="the run's folder (default: new, in runs/)")
+    _add_host_options(train)
     train.set_defaults(run=_train)
 
     generate = add("generate", "write text with a trained model")
@@ -182,6 +183,22 @@ def _launch_options(launch: argparse.ArgumentParser) -> None:
     launch.set_defaults(run=_launch, capacity="on-demand")
 
 
+def _add_host_options(train: argparse.ArgumentParser) -> None:
+    several = train.add_argument_group(
+        "several hosts",
+        "On Cloud TPU and SLURM they find each other: start the same command on every one. "
+        "Elsewhere tell each of them where the first is.",
+    )
+    several.add_argument("--coordinator", metavar="ADDRESS:PORT", help="of the first host")
+    several.add_argument("--num-hosts", type=int, metavar="N", help="how many there are")
+    several.add_argument("--host-index", type=int, metavar="I", help="of this one: 0 is the first")
+    several.add_argument(
+        "--coordinator-bind",
+        metavar="ADDRESS:PORT",
+        help="for the first host to listen on (default: --coordinator)",
+    )
+
+
 def load_experiment(path: Path, overrides: Sequence[str], command: str = "train") -> Config:
     """The config of an experiment file with fields overridden from the command line.
 
@@ -259,30 +276,66 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     platform.configure()
     config = load_experiment(options.experiment, overrides)
-    from gpt_jax.train.loop import train
+    from gpt_jax.parallel import hosts
+
+    with hosts.joined(
+        options.coordinator,
+        options.num_hosts,
+        options.host_index,
+        options.coordinator_bind,
+        config.train.heartbeat_seconds,
+    ):
+        _train_here(config, options, overrides)
+
+
+def _train_here(config: Config, options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Train on this host, one of those that have joined; the first of them speaks."""
+    from gpt_jax.parallel import hosts
+    from gpt_jax.train.loop import Outcome, train
     from gpt_jax.train.run import command, new_run_path
 
-    workdir = options.workdir or new_run_path(config.name)
-    print(f"run     {workdir}", flush=True)
+    hosts.require_agreement(lambda: {"--workdir": str(options.workdir)})
+    # The default has the time in its name.
+    workdir = options.workdir or Path(hosts.from_first(str(new_run_path(config.name))))
+
+    def tell(outcome: Outcome) -> None:
+        if outcome.stopped_by:
+            words = ["train", str(options.experiment), "--workdir", str(workdir), *overrides]
+            again = command([*words, *_host_words(options)])
+            print(f"{outcome.stopped_by}: saved step {outcome.step}. To continue:\n  {again}")
+            return
+        metrics, prompt = outcome.metrics, outcome.config.train.sample_prompt
+        same = "all held-out text" if outcome.config.train.eval_tokens else "the same text"
+        print(
+            f"\nvalidation loss {metrics['val_loss']:.4f}, perplexity "
+            f"{metrics['val_perplexity']:.2f}, {metrics['val_bits_per_byte']:.4f} bits per byte "
+            f"(gzip -9 on {same}: {outcome.gzip_bits_per_byte:.4f})\n",
+            flush=True,
+        )
+        try:
+            sample = _write_sample(outcome.folder, outcome.config)
+        except InputError as error:  # such as a prompt that is too long: no reason to hide the rest
+            sample = f"(no sample: {error})"
+        more = ["generate", str(outcome.folder), *(["--prompt", prompt] if prompt else [])]
+        print(f"{sample}\n\nrun     {outcome.folder}\nmore    {command(more)}")
+
+    if hosts.is_first():
+        print(f"run     {workdir}", flush=True)
     outcome = train(config, workdir)
-    if outcome.stopped_by:
-        again = command(["train", str(options.experiment), "--workdir", str(workdir), *overrides])
-        print(f"{outcome.stopped_by}: saved step {outcome.step}. To continue:\n  {again}")
-        return
-    metrics, prompt = outcome.metrics, outcome.config.train.sample_prompt
-    same = "all held-out text" if outcome.config.train.eval_tokens else "the same text"
-    print(
-        f"\nvalidation loss {metrics['val_loss']:.4f}, perplexity "
-        f"{metrics['val_perplexity']:.2f}, {metrics['val_bits_per_byte']:.4f} bits per byte "
-        f"(gzip -9 on {same}: {outcome.gzip_bits_per_byte:.4f})\n",
-        flush=True,
-    )
-    try:
-        sample = _write_sample(outcome.folder, outcome.config)
-    except InputError as error:  # such as a prompt that is too long: no reason to hide the rest
-        sample = f"(no sample: {error})"
-    more = ["generate", str(outcome.folder), *(["--prompt", prompt] if prompt else [])]
-    print(f"{sample}\n\nrun     {outcome.folder}\nmore    {command(more)}")
+    # The others stay until it has spoken: a host that ends early is one that is lost.
+    hosts.on_first(lambda: tell(outcome))
+
+
+def _host_words(options: argparse.Namespace) -> list[str]:
+    """The options that told this host of the others, to be given again."""
+    names = ("coordinator", "num_hosts", "host_index", "coordinator_bind")
+    given = {name: getattr(options, name) for name in names}
+    return [
+        word
+        for name, value in given.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
 def _write_sample(run: Path, config: Config) -> str:

@@ -323,14 +323,20 @@ class TrainConfig:
     sample_prompt: str = ""
     """The run ends with a sample that continues this."""
     sample_tokens: int = 128
+    heartbeat_seconds: int = 100
+    """A host of several that is silent for so long is taken for dead, and ends the others."""
+    watchdog_seconds: int = 600
+    """A step that takes so long, and ten times as long as any before it, is stuck, and ends the
+    process with the stacks of its threads and the status 75. 0: it is waited for."""
 
     def __post_init__(self) -> None:
         require_types(self)
         require_positive(self, "total_tokens", "batch_tokens", "max_skipped_in_row")
-        require_positive(self, "log_every", "eval_every")
+        require_positive(self, "log_every", "eval_every", "heartbeat_seconds")
         require_range(self, 0.0, 1.0, "label_smoothing")
         require(self.z_loss >= 0, f"z_loss is negative: {self.z_loss}.")
-        for name in ("device_batch_tokens", "eval_tokens", "sample_tokens", "seed", "ramp_tokens"):
+        names = ("device_batch_tokens", "eval_tokens", "sample_tokens", "seed", "ramp_tokens")
+        for name in (*names, "watchdog_seconds"):
             require(getattr(self, name) >= 0, f"{name} is negative: {getattr(self, name)}.")
         require(
             (self.ramp_start_tokens > 0) == (self.ramp_tokens > 0),

@@ -122,40 +122,36 @@ def train_batches(
     schedule: BatchSchedule,
     micro_batch: int,
     num_micro: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
     start_step: int = 0,
 ) -> TrainBatches:
-    """The training batches of one process, from step `start_step` to the end of the schedule.
+    """The training batches of one host, from step `start_step` to the end of the schedule.
 
     Row b of the global batch of step n is sample schedule.start(n) + b. It stands at
-    [b // micro_batch, b % micro_batch], of which process p holds the p-th of `process_count` equal
-    slices of each micro-batch. Every step has the same shape: during a batch ramp the rows past
-    schedule.size(n) have weight 0.
+    [b // micro_batch, b % micro_batch]. Every step has the same shape: during a batch ramp the rows
+    past schedule.size(n) have weight 0.
+
+    Args:
+      rows: the rows of each micro-batch that are loaded, (R,) ascending; None: all of them.
 
     Returns:
-      An iterator over dicts of `Windows.at` arrays, (num_micro, micro_batch // process_count, T)
-      int32, with "weights" (num_micro, micro_batch // process_count) float32.
+      An iterator over dicts of `Windows.at` arrays, (num_micro, R, T) int32, with "weights"
+      (num_micro, R) float32.
 
     Raises:
-      InputError: a corpus shorter than one window, a batch that does not fit or divide.
+      InputError: a corpus shorter than one window, micro-batches too small for the batch.
     """
     require(
         num_micro * micro_batch >= schedule.full,
         f"the micro-batches must hold the batch, and {num_micro} of {micro_batch} samples do not "
         f"hold {schedule.full}.",
     )
-    require(
-        micro_batch % process_count == 0,
-        f"a micro-batch must divide over the processes, and {micro_batch} samples do not divide "
-        f"over {process_count}: change train.device_batch_tokens or train.batch_tokens.",
-    )
     windows = Windows(
         shards, config.sequence_length, config.train.seed, config.data.isolate_documents
     )
-    local = micro_batch // process_count
-    rows = np.arange(num_micro)[:, None] * micro_batch + np.arange(local) + process_index * local
-    return TrainBatches(_Steps(windows, schedule, rows), start_step)
+    loaded = np.arange(micro_batch) if rows is None else rows
+    places = np.arange(num_micro)[:, None] * micro_batch + loaded
+    return TrainBatches(_Steps(windows, schedule, places), start_step)
 
 
 class _Steps:
@@ -178,37 +174,54 @@ class _Steps:
         return self._windows.at(starts + self._rows) | {"weights": weights}
 
 
-def validation_batches(shards: TokenShards, config: Config, batch_rows: int) -> Iterator[Batch]:
+def validation_batches(
+    shards: TokenShards, config: Config, batch_rows: int, rows: np.ndarray | None = None
+) -> Iterator[Batch]:
     """The held-out split in the order of its files, every token but the first a target once.
 
     Args:
       shards: the split; config.train.eval_tokens limits the targets (0: all of them).
       config: the experiment.
       batch_rows: windows in a batch.
+      rows: those of them that are loaded, (R,) ascending; None: all.
 
     Returns:
-      An iterator over dicts of "inputs" and "targets" (batch_rows, T) int32, "weights"
-      (batch_rows, T) float32, 0 where the text has ended, and, if documents are isolated,
-      "segment_ids" and "positions".
+      An iterator over dicts of "inputs" and "targets" (R, T) int32, "weights" (R, T) float32, 0
+      where the text has ended, and, if documents are isolated, "segment_ids" and "positions".
 
     Raises:
       InputError: fewer than two tokens.
     """
-    targets = shards.index.tokens - 1
-    require(targets > 0, f"validation needs two tokens at least: {shards.folder} has fewer.")
-    targets = min(targets, config.train.eval_tokens or targets)
+    targets, length = _num_targets(shards, config), config.sequence_length
     separator = shards.index.separator if config.data.isolate_documents else None
-    shape = (batch_rows, config.sequence_length)
+    loaded = np.arange(batch_rows) if rows is None else rows
 
     def batch(start: int) -> Batch:
-        tokens = np.zeros(math.prod(shape) + 1, np.int32)
-        real = min(math.prod(shape), targets - start)
-        tokens[: real + 1] = shards.read(start, start + real + 1)
-        rows = np.lib.stride_tricks.sliding_window_view(tokens, shape[1] + 1)[:: shape[1]]
-        weights = (np.arange(math.prod(shape)) < real).astype(np.float32)
-        return _batch(rows, separator) | {"weights": weights.reshape(shape)}
+        windows = np.zeros((len(loaded), length + 1), np.int32)
+        starts = start + loaded * length
+        for window, first in zip(windows, starts.tolist(), strict=True):
+            found = shards.read(first, min(first + length, targets) + 1)
+            window[: len(found)] = found
+        weights = (starts[:, None] + np.arange(length) < targets).astype(np.float32)
+        return _batch(windows, separator) | {"weights": weights}
 
-    return map(batch, range(0, targets, math.prod(shape)))
+    return map(batch, range(0, targets, batch_rows * length))
+
+
+def _num_targets(shards: TokenShards, config: Config) -> int:
+    """Tokens of the split that are predicted in a validation."""
+    targets = shards.index.tokens - 1
+    require(targets > 0, f"validation needs two tokens at least: {shards.folder} has fewer.")
+    return min(targets, config.train.eval_tokens or targets)
+
+
+def validation_bytes(shards: TokenShards, config: Config, byte_lengths: np.ndarray) -> int:
+    """UTF-8 bytes that the targets of a validation stand for, on whatever hosts they are."""
+    stop = _num_targets(shards, config) + 1
+    parts = (
+        shards.read(start, min(start + READ_TOKENS, stop)) for start in range(1, stop, READ_TOKENS)
+    )
+    return sum(int(byte_lengths[part].sum()) for part in parts)
 
 
 def _batch(rows: np.ndarray, separator: int | None) -> Batch:

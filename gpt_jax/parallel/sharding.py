@@ -13,6 +13,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from flax.linen import spmd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -102,6 +103,16 @@ def batch_sharding(mesh: Mesh, stacked: bool) -> NamedSharding:
     """Rows as B is split; `stacked`: a leading axis of micro-batches, kept whole."""
     rows = dict(RULES)["B"]
     return NamedSharding(mesh, PartitionSpec(None, rows) if stacked else PartitionSpec(rows))
+
+
+def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
+    """The rows of a batch of `rows` that this host's devices hold, (R,) ascending.
+
+    Hosts between which only other axes than the batch's are split hold the same rows.
+    """
+    places = batch_sharding(mesh, stacked=False).addressable_devices_indices_map((rows,))
+    spans = [np.arange(*index[0].indices(rows)) for index in places.values() if index]
+    return np.unique(np.concatenate(spans))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

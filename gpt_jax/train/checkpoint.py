@@ -31,9 +31,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from flax import traverse_util
-from jax.experimental import multihost_utils
 
 from gpt_jax.config import InputError, require
+from gpt_jax.parallel import hosts
 from gpt_jax.paths import absolute, make_folder, told_of_buckets
 from gpt_jax.train.digest import named_leaves, tree_digest
 from gpt_jax.train.storage import steps_of
@@ -73,7 +73,7 @@ class Checkpointer:
     Opening it removes what a killed process left half written or half deleted.
 
     Args:
-      folder: made if missing; one process (one per host, in a run of several) writes to it.
+      folder: made if missing; one run writes to it, of all whose hosts it must be the same.
       keep_last: as many newest steps are kept.
       keep_best: besides them, as many steps of lowest validation loss.
     """
@@ -82,17 +82,20 @@ class Checkpointer:
         self._folder = absolute(folder)
         self._steps = steps_of(self._folder)
         self._keep_last, self._keep_best = keep_last, keep_best
+        self._saving: int | None = None
+        self._val_losses: dict[int, float | None] = {}
+        hosts.on_first(self._open)
+        self._orbax = _writer()
+        self.last_committed: int | None = None
+        """The newest step known to be good: restored, or saved to the end, by this object."""
+
+    def _open(self) -> None:
         make_folder(self._folder)
         with told_of_buckets():
             self._clear_partial()
-        self._orbax = _writer()
-        self._saving: int | None = None
-        self._val_losses: dict[int, float | None] = {}
         for step in self._steps.found():
             with suppress(_DamagedError):
                 self._val_losses[step] = _read_record(self._folder / str(step))["val_loss"]
-        self.last_committed: int | None = None
-        """The newest step known to be good: restored, or saved to the end, by this object."""
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -137,7 +140,8 @@ class Checkpointer:
         """
         self._settle(wait=True)
         path = self._folder / str(step)
-        if step in self._steps.found():
+        # Another host may see a change of the folder later than the first.
+        if hosts.from_first(step in self._steps.found()):
             return
         self._clear_partial()
         state = {"params": params, "rest": rest}
@@ -176,11 +180,7 @@ class Checkpointer:
         if good is None:
             return None
         record, state = good
-        if jax.process_index() == 0:
-            for step in damaged:
-                self._steps.move_aside(step)
-                self._val_losses.pop(step, None)
-        multihost_utils.sync_global_devices("gpt_jax: damaged checkpoints moved")
+        hosts.on_first(lambda: [self._move_aside(step) for step in damaged])
         self.last_committed = record["step"]
         return record["step"], state["params"], state["rest"], record["meta"]
 
@@ -197,7 +197,7 @@ class Checkpointer:
         except Exception as error:  # whatever a background thread may raise
             raise self._failure(step, error) from error
         self._saving, self.last_committed = None, step
-        if jax.process_index() == 0:
+        if hosts.is_first():
             self._retire()
 
     def _failure(self, step: int, error: Exception) -> CheckpointError:
@@ -228,8 +228,12 @@ class Checkpointer:
 
     def _clear_partial(self) -> None:
         """Remove what is no step any more, or not yet; only while no save is under way."""
-        if jax.process_index() == 0:
+        if hosts.is_first():
             self._steps.clear_partial()
+
+    def _move_aside(self, step: int) -> None:
+        self._steps.move_aside(step)
+        self._val_losses.pop(step, None)
 
 
 def _writer() -> ocp.AsyncCheckpointer:
@@ -273,6 +277,8 @@ def _newest_good(
     folder: Path, steps: list[int], abstract: dict[str, Any], any_dtype: bool = False
 ) -> tuple[tuple[dict[str, Any], dict[str, Any]] | None, list[int]]:
     """((record, state) of the newest good step, the damaged steps newer than it)."""
+    if _spread(abstract):
+        steps = hosts.from_first(steps)
     damaged = []
     for step in reversed(steps):
         path = folder / str(step)
@@ -289,20 +295,30 @@ def _newest_good(
     return None, damaged
 
 
+def _spread(tree: Any) -> bool:
+    """Whether the arrays are those of several hosts, which then read them together."""
+    return not all(leaf.sharding.is_fully_addressable for leaf in jax.tree.leaves(tree))
+
+
 def _read(
     path: Path, abstract: dict[str, Any], any_dtype: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The record and the arrays asked for, or `_DamagedError`; `InputError` if they do not fit."""
-    record = _read_record(path)
-    abstract = {
-        name: _abstract_dicts(record["layout"], name) if tree is None else tree
-        for name, tree in abstract.items()
-    }
-    if any_dtype:
-        abstract = _as_saved(record["layout"], abstract)
-    _check_fit(path, record["layout"], abstract)
-    items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
-    state = _restore_items(path, items)
+
+    def read() -> tuple[dict[str, Any], dict[str, Any]]:
+        record = _read_record(path)
+        wanted = {
+            name: _abstract_dicts(record["layout"], name) if tree is None else tree
+            for name, tree in abstract.items()
+        }
+        if any_dtype:
+            wanted = _as_saved(record["layout"], wanted)
+        _check_fit(path, record["layout"], wanted)
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+        return record, _restore_items(path, items)
+
+    # A step that one host cannot read is damaged for all of them.
+    record, state = hosts.together(read, _DamagedError) if _spread(abstract) else read()
     digests = tree_digest(state)
     changed = [name for name, digest in digests.items() if record["digests"][name] != digest]
     if changed:
@@ -327,7 +343,13 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def _restore_items(path: Path, items: dict[str, Any]) -> dict[str, Any]:
     """Read Orbax items; whatever is wrong with the files is a `_DamagedError`."""
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+    # Each host for itself: whether it waits for the others is the caller's affair.
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+    )
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
         try:
             found = orbax.restore(path, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax raises bare Exception around what TensorStore says

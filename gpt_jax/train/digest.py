@@ -7,13 +7,16 @@ is digested on its devices before it leaves them and again after it is back.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 SEEDS = (0x9E3779B9, 0x7F4A7C15)
 """Two sums of 32 bits each, told apart by how they hash positions, make one digest of 64 bits."""
@@ -31,7 +34,8 @@ def tree_digest(tree: Any) -> dict[str, str]:
     Each element's bits are hashed together with its position, and the hashes are summed modulo
     2**32. Integer sums do not depend on their order, so neither does the digest on sharding or
     device count, and no array is copied to the host or gathered: 8 bytes per array are fetched.
-    This waits for the arrays to be computed.
+    This waits for the arrays to be computed. Where they lie on several hosts, each must ask, and
+    each gets the same digests.
 
     One changed element, hence any one flipped bit, changes the digest for certain: at a fixed
     position the hash is one-to-one. Any other damage (swapped elements, a zeroed block, a cast, an
@@ -44,7 +48,7 @@ def tree_digest(tree: Any) -> dict[str, str]:
     leaves = named_leaves(tree)
     if not leaves:
         return {}
-    digests, sums = {}, np.asarray(_sums(list(leaves.values())))
+    digests, sums = {}, np.asarray(_sums_of(list(leaves.values())))
     for (path, leaf), pair in zip(leaves.items(), sums, strict=True):
         kind = hashlib.blake2b(f"{leaf.dtype}{leaf.shape}".encode(), digest_size=8)
         high, low = map(int, pair)
@@ -52,7 +56,19 @@ def tree_digest(tree: Any) -> dict[str, str]:
     return digests
 
 
-@jax.jit
+def _sums_of(leaves: list[jax.Array]) -> jax.Array:
+    """`_sums`, whole on every device, so that each of several hosts can read it."""
+    sharding = leaves[0].sharding
+    if not isinstance(sharding, NamedSharding):
+        return _program(None)(leaves)
+    return _program(NamedSharding(sharding.mesh, PartitionSpec()))(leaves)
+
+
+@functools.cache
+def _program(out: NamedSharding | None) -> Callable[[list[jax.Array]], jax.Array]:
+    return jax.jit(_sums, out_shardings=out)
+
+
 def _sums(leaves: list[jax.Array]) -> jax.Array:
     """(len(leaves), 2) uint32: each array's sum of hashes under either seed."""
     return jnp.stack([jnp.stack([_sum(leaf, seed) for seed in SEEDS]) for leaf in leaves])

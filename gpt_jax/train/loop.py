@@ -9,18 +9,25 @@ from typing import Any
 
 import jax
 
-from gpt_jax.config import Config, require
-from gpt_jax.data.batches import TrainBatches, train_batches, validation_batches
+from gpt_jax.config import Config, flatten, require
+from gpt_jax.data.batches import (
+    TrainBatches,
+    train_batches,
+    validation_batches,
+    validation_bytes,
+)
 from gpt_jax.data.corpus import Corpus, prepare
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.flops import num_params
 from gpt_jax.model.pipeline import bubble, num_waiting
+from gpt_jax.parallel import hosts
 from gpt_jax.parallel.mesh import batch_shards
 from gpt_jax.train.checkpoint import Checkpointer
 from gpt_jax.train.metrics import Display, MetricsLog, Record
 from gpt_jax.train.run import RunFolder, StopSignals, check_origin, initial_params
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import Program
+from gpt_jax.train.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Outcome:
     config: Config
     step: int
     metrics: Record
-    """The last value of each metric."""
+    """The last value of each metric, on the first of several hosts."""
     stopped_by: str | None
     """The signal that asked it to end early, or None at the end of the run."""
     gzip_bits_per_byte: float
@@ -42,15 +49,17 @@ def train(config: Config, workdir: Path) -> Outcome:
     """Train `config` in the folder `workdir`, from its newest good checkpoint if it has one.
 
     The same call continues a run that was ended anywhere, bit for bit on the same devices. On
-    other devices it sees the same samples in the same order, and differs by rounding.
+    other devices it sees the same samples in the same order, and differs by rounding. Every host of
+    a run makes this call; the first of them writes and speaks.
 
     Raises:
-      InputError: the config, the text, the folder or the devices break a rule; a checkpoint could
-        not be written; or `max_skipped_in_row` updates in a row were not finite. The last good
-        checkpoint is still there.
+      InputError: the config, the text, the folder or the devices break a rule; the hosts disagree;
+        a checkpoint could not be written; or `max_skipped_in_row` updates in a row were not finite.
+        The last good checkpoint is still there.
     """
+    hosts.require_agreement(lambda: flatten(config) | hosts.code_version())
     with RunFolder(workdir, config) as run:
-        corpus = prepare(config)
+        corpus = _corpus(config)
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
         if config.init_from and run.is_new:
             check_origin(config, corpus.tokenizer)
@@ -64,10 +73,20 @@ def train(config: Config, workdir: Path) -> Outcome:
                 MetricsLog(run.path, step) as log,
                 Display(config, step, program.mesh.devices.flat[0].device_kind) as display,
                 StopSignals() as stop,
+                Watchdog(config.train.watchdog_seconds) as watchdog,
             ):
                 display.say(describe(program, corpus, step))
                 step = _loop(
-                    program, corpus, batches, state, step, checkpointer, log, display, stop
+                    program,
+                    corpus,
+                    batches,
+                    state,
+                    step,
+                    checkpointer,
+                    log,
+                    display,
+                    stop,
+                    watchdog,
                 )
                 # The run has ended well only when its last checkpoint is on disk.
                 checkpointer.close()
@@ -89,6 +108,7 @@ def _loop(
     log: MetricsLog,
     display: Display,
     stop: StopSignals,
+    watchdog: Watchdog,
 ) -> int:
     """Take steps until the tokens are spent or a signal comes; returns the steps taken."""
     config, schedule = program.config, BatchSchedule.of(program.config)
@@ -103,18 +123,20 @@ def _loop(
         # the device never idles for the host.
         if pending:
             _report(pending, config, log, display)
+            watchdog.step_ended()
         elif step == first:  # the program is compiled by now, and the clock starts
             display.rate(schedule.start(step - 1) * config.sequence_length)
         pending = _Pending(step, schedule.start(step) * config.sequence_length, metrics)
-        # Asked once per step: a signal between two looks would be half obeyed.
-        stopping = stop.requested is not None
+        # Asked once per step: a signal between two looks would be half obeyed, and hosts that
+        # asked at other steps than each other would save at other steps.
+        stopping = stop.asked(step)
         at_end = step == schedule.num_steps
         # Validation comes before the save, which is ranked by it; both before the next step is
         # dispatched, which takes the state's memory for its own. Both wait for this step, and the
         # clock runs until it is done.
         if step % config.train.eval_every == 0 or at_end:
             jax.block_until_ready(metrics)
-            with display.pause():
+            with display.pause(), watchdog.looks_away():
                 pending.losses = evaluate(program, state.params, corpus)
         if step % config.checkpoint.every == 0 or at_end or stopping:
             # Reported first: a run that is killed and goes on from here must not lack the line.
@@ -122,7 +144,7 @@ def _loop(
             _report(pending, config, log, display)
             log.flush()
             pending = None
-            with display.pause():
+            with display.pause(), watchdog.looks_away():
                 _save(checkpointer, program, corpus, batches, state, step, val_loss)
         checkpointer.poll()
     return step
@@ -163,11 +185,10 @@ def evaluate(program: Program, params: Any, corpus: Corpus) -> Record:
     the UTF-8 bytes that the predicted tokens stand for, times log2(e): it can be compared across
     tokenizers, and with gzip. Separators cost nats and stand for no bytes.
     """
-    sums, num_bytes = [], 0
-    byte_lengths = corpus.tokenizer.byte_lengths
-    for batch in validation_batches(corpus.validation, program.config, program.rows):
-        sums.append(program.eval_step(params, batch))
-        num_bytes += int((byte_lengths[batch["targets"]] * (batch["weights"] > 0)).sum())
+    config, split = program.config, corpus.validation
+    batches = validation_batches(split, config, program.rows, program.local_rows)
+    sums = [program.eval_step(params, batch) for batch in batches]
+    num_bytes = validation_bytes(split, config, corpus.tokenizer.byte_lengths)
     # Each batch's sum is float32; theirs is Python's, as there may be very many.
     nats = math.fsum(float(batch.nats) for batch in sums)
     tokens = math.fsum(float(batch.weight) for batch in sums)
@@ -176,6 +197,19 @@ def evaluate(program: Program, params: Any, corpus: Corpus) -> Record:
         "val_perplexity": math.exp(min(nats / tokens, 700.0)),
         "val_bits_per_byte": nats / math.log(2) / num_bytes,
     }
+
+
+def _corpus(config: Config) -> Corpus:
+    """The corpus, the same on every host; the first makes it, for all whose cache is its own."""
+    corpus = hosts.on_first(lambda: prepare(config))
+    corpus = hosts.together(lambda: corpus or prepare(config, progress=lambda _: None))
+    hosts.require_agreement(
+        lambda: {
+            "the tokenizer (digest)": corpus.tokenizer.digest[:12],
+            "the text and its split (digest)": corpus.folder.name[:12],
+        }
+    )
+    return corpus
 
 
 def with_vocabulary(config: Config, vocab_size: int) -> Config:
@@ -191,7 +225,14 @@ def _start(
 ) -> tuple[TrainState, int, TrainBatches]:
     """State, step and batches to go on from: the newest good checkpoint's, or fresh ones."""
     abstract, schedule = program.abstract, BatchSchedule.of(program.config)
-    batches = train_batches(corpus.train, program.config, schedule, program.rows, program.num_micro)
+    batches = train_batches(
+        corpus.train,
+        program.config,
+        schedule,
+        program.rows,
+        program.num_micro,
+        program.local_rows,
+    )
     found = checkpointer.restore(abstract.params, dataclasses.replace(abstract, params={}))
     if found is None:
         params = None
@@ -234,13 +275,14 @@ def describe(program: Program, corpus: Corpus, step: int) -> str:
     index = corpus.train.index
     axes = [f"{name} {size}" for name, size in program.mesh.shape.items() if size > 1]
     mesh = f", mesh {' x '.join(axes)}" if axes else ""
+    many = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     ramp = f", growing from {train.ramp_start_tokens:,}" if train.ramp_start_tokens else ""
     lines = [
         f"model   {num_params(config.model):,} parameters, vocabulary {config.model.vocab_size:,}, "
         f"{config.model.dtype}",
         f"text    {index.documents:,} documents, {index.bytes / 1e6:.1f} MB, {index.tokens:,} "
         f"tokens; {corpus.validation.index.tokens:,} tokens held out",
-        f"devices {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}{mesh}",
+        f"devices {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}{many}{mesh}",
         f"kernels {program.attention.describe(config.model)}",
         f"batch   {train.batch_tokens:,} tokens{ramp}: {program.num_micro} micro-batches of "
         f"{program.rows} x {config.sequence_length}",

@@ -23,6 +23,7 @@ from gpt_jax.chips import peak_flops
 from gpt_jax.config import Config
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.flops import train_flops_per_token
+from gpt_jax.parallel import hosts
 from gpt_jax.train.run import write_json
 from gpt_jax.train.storage import EventsFolder, open_log
 
@@ -32,13 +33,16 @@ Record = dict[str, int | float]
 class MetricsLog:
     """Metrics of a run on disk, from `step` on: what a killed process wrote after it is dropped.
 
-    Floats are written with all their digits, so that they read back bit for bit.
+    Of several hosts the first alone writes. Floats are written with all their digits, so that they
+    read back bit for bit.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         self._folder, path = folder, folder / "metrics.jsonl"
         self.last: Record = {}
         """The last value of each metric."""
+        if not hosts.is_first():
+            return
         kept = []
         for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
             record = _parsed(line)
@@ -56,6 +60,8 @@ class MetricsLog:
     def write(self, record: Record) -> None:
         """Append a line; `record` has at least step and tokens."""
         self.last |= record
+        if not hosts.is_first():
+            return
         self._file.write(json.dumps(record).encode() + b"\n")
         values = [
             Summary.Value(tag=name, simple_value=value)
@@ -66,12 +72,14 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Return once every line is where it can be read, and would outlive this process."""
-        self._file.flush()
-        self._events_folder.flush()
+        if hosts.is_first():
+            self._file.flush()
+            self._events_folder.flush()
 
     def write_summary(self, **more: Any) -> None:
         """Write summary.json: the last of each metric, and `more`."""
-        write_json(self._folder / "summary.json", self.last | more)
+        if hosts.is_first():
+            write_json(self._folder / "summary.json", self.last | more)
 
     def _write_event(self, step: int | float, **content: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=int(step), **content))
@@ -82,9 +90,10 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._events.close()
-        self._events_folder.close()
+        if hosts.is_first():
+            self._file.close()
+            self._events.close()
+            self._events_folder.close()
 
 
 def _parsed(line: str) -> Record | None:
@@ -98,7 +107,7 @@ def _parsed(line: str) -> Record | None:
 
 
 class Display:
-    """Progress on the terminal: a live bar, or plain lines where there is no terminal.
+    """Progress on the first host's terminal: a live bar, or plain lines where there is none.
 
     It keeps the clock of the run: tokens per second count training alone.
     """
@@ -112,7 +121,9 @@ class Display:
         self._paused = 0.0
         self._flops = train_flops_per_token(config.model, self._length)
         self._peak = peak_flops(device_kind, config.model.dtype)
-        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._console = Console(
+            file=sys.stdout, highlight=False, soft_wrap=True, quiet=not hosts.is_first()
+        )
         text = TextColumn("{task.description}", table_column=Column(no_wrap=False))
         columns = (BarColumn(20), text) if self._console.width > 120 else (text,)
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)

@@ -21,9 +21,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.experimental import multihost_utils
 
 from gpt_jax.config import Config, InputError, ModelConfig, flatten, from_dict, require
 from gpt_jax.data.tokenizers import Tokenizer, load_tokenizer
+from gpt_jax.parallel import hosts
 from gpt_jax.paths import in_bucket, make_folder, resolved, told_of_buckets, user_path
 from gpt_jax.train.checkpoint import load_params
 from gpt_jax.train.state import boxed_params
@@ -44,12 +46,17 @@ FREE_ON_RESUME = (
     "train.device_batch_tokens",
     "train.log_every",
     "train.max_skipped_in_row",
+    "train.heartbeat_seconds",
+    "train.watchdog_seconds",
     "train.sample_",
 )
 
 
 class RunFolder:
-    """The folder of a run in training, locked against a second process while it is open."""
+    """The folder of a run in training, locked against a second process while it is open.
+
+    Of several hosts the first alone holds the lock and writes.
+    """
 
     def __init__(self, path: Path, config: Config) -> None:
         """Open a run's folder, new or to be continued.
@@ -58,15 +65,23 @@ class RunFolder:
         disagrees with the run's own. Nothing in the folder is changed by that.
         """
         self.path = path
+        self._made, self._lock = False, None
+        hosts.on_first(lambda: self._open(path, config))
+        hosts.together(self._check_shared)
         with told_of_buckets():
-            self._made = not path.exists()
+            is_new = not (path / "config.json").exists()
+        self.is_new = hosts.from_first(is_new)
+        """Whether no training in it has begun yet."""
+
+    def _open(self, path: Path, config: Config) -> None:
+        with told_of_buckets():
+            made = not path.exists()
             require(
-                self._made or path.is_dir(),
+                made or path.is_dir(),
                 f"--workdir names the folder of a run, and {path} is a file.",
             )
-            self.is_new = not (path / "config.json").exists()
-            """Whether no training in it has begun yet."""
-            foreign = path.is_dir() and any(path.iterdir()) and self.is_new
+            foreign = path.is_dir() and any(path.iterdir())
+            foreign = foreign and not (path / "config.json").exists()
         require(
             not config.init_from or resolved(user_path(config.init_from)) != resolved(path),
             f"a run starts in another folder than the one it is initialised from, and both are "
@@ -76,6 +91,7 @@ class RunFolder:
             not foreign or (path / "lock").exists(),
             f"--workdir must name a new folder or a run's, and {path} holds other files.",
         )
+        self._made = made
         try:
             make_folder(path)
             self._lock = lock_folder(path)
@@ -98,11 +114,20 @@ class RunFolder:
 
     def _close(self) -> None:
         """Let go of the folder, and remove it if it is ours and nothing was written to it."""
+        if self._lock is None:
+            return
         lock = self.path / "lock"
         if self._made and not in_bucket(lock) and [*self.path.iterdir()] == [lock]:
             lock.unlink()
             self.path.rmdir()
         self._lock.close()
+
+    def _check_shared(self) -> None:
+        require(
+            hosts.is_first() or in_bucket(self.path) or self.path.is_dir(),
+            f"the hosts of a run read what the first writes, and {self.path.absolute()} is there "
+            "and not here: name a --workdir on a file system that all of them share.",
+        )
 
     def _check(self, config: Config) -> None:
         if not (self.path / "config.json").exists():
@@ -121,7 +146,8 @@ class RunFolder:
 
     def write(self, config: Config, tokenizer: Tokenizer) -> None:
         """Keep what the run needs to be read anywhere."""
-        write_run(self.path, config, tokenizer)
+        if hosts.is_first():
+            write_run(self.path, config, tokenizer)
 
     @property
     def checkpoints(self) -> Path:
@@ -245,7 +271,10 @@ def command(arguments: list[str]) -> str:
 
 
 class StopSignals:
-    """Turns the first SIGTERM or Ctrl-C into a request to save and end; a second one is obeyed."""
+    """Turns the first SIGTERM or Ctrl-C into a request to save and end; a second one is obeyed.
+
+    Of several hosts it is enough that one gets it.
+    """
 
     def __init__(self) -> None:
         self.requested: str | None = None
@@ -253,7 +282,9 @@ class StopSignals:
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # Among several hosts jax has a handler of SIGTERM, which tells the others.
+        alone = jax.process_count() == 1
+        for number in (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,):
             self._earlier[number] = signal.signal(number, self._request)
         return self
 
@@ -264,3 +295,18 @@ class StopSignals:
     def _request(self, number: int, _: FrameType | None) -> None:
         self.requested = signal.Signals(number).name
         signal.signal(number, self._earlier[number])
+        if signal.SIGTERM not in self._earlier:
+            signal.raise_signal(signal.SIGTERM)
+
+    def asked(self, step: int) -> bool:
+        """Whether to save and end after `step`; to be called once in every step.
+
+        All hosts get the same answer at the same step: jax has them agree on one that none of them
+        has passed.
+        """
+        if jax.process_count() == 1:
+            return self.requested is not None
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return False
+        self.requested = self.requested or signal.SIGTERM.name
+        return True

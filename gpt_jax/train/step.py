@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -16,7 +17,7 @@ from gpt_jax.config import Config, require
 from gpt_jax.model.decoder import GPT
 from gpt_jax.model.kernels import choose_attention
 from gpt_jax.parallel.mesh import batch_shards, make_mesh
-from gpt_jax.parallel.sharding import batch_sharding, replicated, rules
+from gpt_jax.parallel.sharding import batch_sharding, local_rows, replicated, rules
 from gpt_jax.train.loss import LossSums, batch_loss
 from gpt_jax.train.optimizer import learning_rate, make_optimizer
 from gpt_jax.train.state import TrainState, abstract_state, create_state
@@ -114,11 +115,6 @@ class Program:
     def __init__(self, config: Config, devices: Sequence[Any] | None = None) -> None:
         self.config = config
         self.mesh = make_mesh(config.mesh, devices)
-        require(
-            jax.process_count() == 1,
-            f"training runs in one process so far, over all its devices, and there are "
-            f"{jax.process_count()} processes: start one.",
-        )
         parts = self.mesh.shape["sequence"]
         require(
             config.sequence_length % parts == 0,
@@ -128,6 +124,8 @@ class Program:
         )
         shards = batch_shards(self.mesh)
         self.rows, self.num_micro = micro_batches(config, shards)
+        self.local_rows = local_rows(self.mesh, self.rows)
+        """The rows of a micro-batch that this host loads."""
         self.attention = choose_attention(
             config.model,
             self.mesh.devices.flat[0],
@@ -156,20 +154,32 @@ class Program:
         return create_state(self.config.train.seed, self.model, self.tx, self.mesh, params)
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        """`train_step` over the mesh, dispatched and not waited for; `state` is donated."""
+        """`train_step` over the mesh, dispatched and not waited for; `state` is donated.
+
+        `batch` holds the rows `local_rows` of each micro-batch.
+        """
         with jax.set_mesh(self.mesh), rules():
             return self._train(state, self._placed(batch, stacked=True))
 
     def eval_step(self, params: Any, batch: Batch) -> LossSums:
-        """`eval_step` over the mesh."""
+        """`eval_step` over the mesh; `batch` holds the rows `local_rows`."""
         with jax.set_mesh(self.mesh), rules():
             return self._evaluate(params, self._placed(batch, stacked=False))
 
     def _placed(self, batch: Batch, stacked: bool) -> Batch:
-        sharding = batch_sharding(self.mesh, stacked)
-        return {
-            name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()
-        }
+        """The global arrays of which `batch` holds this host's rows."""
+        sharding, axis = batch_sharding(self.mesh, stacked), int(stacked)
+
+        def place(x: Any) -> Array:
+            def part(index: Any) -> Any:
+                start, stop, _ = index[axis].indices(self.rows)
+                first = int(np.searchsorted(self.local_rows, start))
+                return x[(*index[:axis], slice(first, first + stop - start))]
+
+            shape = (*x.shape[:axis], self.rows, *x.shape[axis + 1 :])
+            return jax.make_array_from_callback(shape, sharding, part)
+
+        return {name: place(x) for name, x in batch.items()}
 
 
 def micro_batches(config: Config, shards: int) -> tuple[int, int]:

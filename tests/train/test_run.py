@@ -402,6 +402,7 @@ def test_every_other_field_may_not_change():
         *("model.attention", "model.remat", "model.scan_unroll", "data.cache_dir"),
         *("train.device_batch_tokens", "train.log_every", "train.max_skipped_in_row"),
         *("train.sample_prompt", "train.sample_tokens"),
+        *("train.heartbeat_seconds", "train.watchdog_seconds"),
         *("checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_best"),
         *("mesh.data", "mesh.fsdp", "mesh.tensor"),
         *("mesh.sequence", "mesh.pipeline", "mesh.slice"),
