@@ -5,53 +5,32 @@ refused in milliseconds. `Config` is what an experiment file's `get_config()` re
 
 Tokens are the unit: run length, warm-up, decay and batch are counted in tokens, never in steps.
 The rules that need to know the devices (mesh, micro-batch) are checked in `parallel/` and `train/`.
+What fields are checked and read from JSON with is in `fields.py`, and imported from here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal
+
+from gpt_jax.fields import (  # noqa: F401 (all rooms have them from here)
+    InputError,
+    flatten,
+    from_dict,
+    nearest,
+    require,
+    require_positive,
+    require_range,
+    require_types,
+)
 
 AttentionKind = Literal["dense", "banded"]
 AttentionKernel = Literal["auto", "xla", "splash", "cudnn"]
+Remat = Literal["none", "dots", "qkv_attention", "offload", "attention", "full"]
 PositionEncoding = Literal["learned", "sinusoidal", "rotary_interleaved", "rotary_halves"]
 VOCAB_MULTIPLE = 128
 """The embedding table is padded to a multiple of this, the tile width of a TPU's matrix unit."""
-
-T = TypeVar("T")
-
-
-class InputError(ValueError):
-    """What was asked for breaks a rule; the message gives the rule, the value met and the remedy.
-
-    The command line prints it as one paragraph. Any other exception is a defect of ours and keeps
-    its traceback.
-    """
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `InputError(message)` unless `condition` holds."""
-    if not condition:
-        raise InputError(message)
-
-
-def require_positive(config: Any, *names: str) -> None:
-    """Every named field of `config` must be above zero."""
-    for name in names:
-        value = getattr(config, name)
-        require(value > 0, f"{name} must be positive, and it is {value}.")
-
-
-def require_range(config: Any, low: float, high: float, *names: str) -> None:
-    """Every named field of `config` must lie in [low, high)."""
-    for name in names:
-        value = getattr(config, name)
-        require(low <= value < high, f"{name} must be in [{low}, {high}), and it is {value}.")
 
 
 @dataclass(frozen=True)
@@ -116,8 +95,12 @@ class ModelConfig:
     attention: AttentionKernel = "auto"
     """The program that attention is: splash (TPU), cudnn (NVIDIA GPU), xla (anywhere), or the best
     of them that can do what is asked on the devices of the mesh. With a cache it is always xla."""
-    remat: Literal["none", "dots", "full"] = "none"
-    """What a layer keeps for the backward pass: all of it, its matmul outputs, only its input."""
+    remat: Remat = "none"
+    """What a layer keeps for the backward pass: all of it; the outputs of its matrix products; its
+    queries, keys, values and attention; these in the host's memory; its attention; its input."""
+    split_residual: bool = False
+    """Split what one layer hands to the next along its length over the tensor axis too (sequence
+    parallelism, Korthikanti et al. 2022): less memory, the same result."""
     scan_unroll: int = 1
     """Layers laid out per turn of the layer loop: 1 compiles fastest, num_layers may run faster."""
 
@@ -206,6 +189,7 @@ class ModelConfig:
             dtype="float32",
             attention="auto",
             remat="none",
+            split_residual=False,
             scan_unroll=1,
         )
 
@@ -399,6 +383,9 @@ class Config:
     """Names the run's folder under runs/ where --workdir does not."""
     init_from: str = ""
     """A run, trained or converted, whose newest parameters are the initial ones of this one."""
+    compiler_options: tuple[str, ...] = ()
+    """XLA's, for the training step, as NAME=VALUE; one of another platform (xla_tpu_ and xla_jf_
+    are TPUs', xla_gpu_ GPUs', xla_cpu_ CPUs') is left out."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -427,6 +414,13 @@ class Config:
             f"the learning rate cannot decay before it has warmed up: warmup_tokens="
             f"{self.optimizer.warmup_tokens} is more than decay_tokens={self.decay_tokens}.",
         )
+        for option in self.compiler_options:
+            name, _, value = option.partition("=")
+            require(
+                name.startswith("xla_") and bool(value),
+                "a compiler option is xla_NAME=VALUE, without dashes before it, and there is "
+                f"{option!r}.",
+            )
 
     @property
     def sequence_length(self) -> int:
@@ -437,62 +431,3 @@ class Config:
     def decay_tokens(self) -> int:
         """Tokens at which the learning rate has reached its floor."""
         return self.optimizer.decay_tokens or self.train.total_tokens
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A config as {"model.num_layers": 4, ...}."""
-    flat = {}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{item.name}.")
-        else:
-            flat[prefix + item.name] = value
-    return flat
-
-
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """A hint for a name that is not known: the closest one, or all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
-
-
-def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Build a config from parsed JSON; unknown and ill-typed fields are errors that name them."""
-    require(isinstance(values, Mapping), f"{where or 'a config'} must be an object: {values!r}.")
-    hints = typing.get_type_hints(cls)
-    arguments = {}
-    for name, value in values.items():
-        path = f"{where}.{name}" if where else name
-        require(name in hints, f"there is no field {path!r}: {nearest(name, hints)}")
-        arguments[name] = _typed(hints[name], value, path)
-    return cls(**arguments)
-
-
-def require_types(config: Any) -> None:
-    """Every field of `config` must be of its type: a frozen config is checked when it is built."""
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        # A list cannot be hashed, as a compiled program's config must be.
-        require(type(value) is not list, f"{name} must be a tuple, and it is {value!r}.")
-        if not dataclasses.is_dataclass(value):
-            _typed(hint, value, name)
-
-
-def _typed(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the field's type, or an error; int serves as float, JSON lists as tuples."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, path)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(inner[0], item, path) for item in value)
-    if origin is Literal:
-        options = ", ".join(map(repr, inner))
-        require(value in inner, f"{path} must be one of {options}, and it is {value!r}.")
-        return value
-    if hint is float and type(value) is int:
-        return float(value)
-    matches = isinstance(hint, type) and not isinstance(hint, types.GenericAlias)
-    require(matches and type(value) is hint, f"{path} must be of type {hint}, and it is {value!r}.")
-    return value

@@ -1,16 +1,13 @@
 """Every rule of the config by example, and the config as JSON and back."""
 
-import ast
 import dataclasses
 import json
-import sys
 from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_jax import config as config_module
 from gpt_jax.config import (
     CheckpointConfig,
     Config,
@@ -250,17 +247,3 @@ def test_an_integer_serves_as_a_float():
     """JSON writes 1.0 as 1 in many hands; the field is a float all the same."""
     clip_norm = from_dict(Config, {"optimizer": {"clip_norm": 1}}).optimizer.clip_norm
     assert type(clip_norm) is float
-
-
-def test_config_needs_the_standard_library_alone(root):
-    """By its import statements, wherever they stand in the file."""
-    imported = set()
-    for node in ast.walk(ast.parse((root / "gpt_jax" / "config.py").read_text())):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            imported.add(node.module)
-    assert imported
-    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names
-    assert config_module.__doc__

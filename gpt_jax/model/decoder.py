@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax.linen import spmd
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
-from gpt_jax.config import AttentionKind, ModelConfig, require
+from gpt_jax.config import AttentionKind, ModelConfig, Remat, require
 from gpt_jax.model.attention import MASKED
 from gpt_jax.model.cache import KeysAndValues, KVCache, LayerCache
 from gpt_jax.model.context_parallel import attend_over_mesh
@@ -98,6 +99,7 @@ class Attention(nn.Module):
         if turn is not None:
             interleaved = c.position_encoding == "rotary_interleaved"
             q_BTNH, k_BTNH = (rotate(x, turn, interleaved) for x in (q_BTNH, k_BTNH))
+        q_BTNH, k_BTNH, v_BTNH = (checkpoint_name(x, "qkv") for x in (q_BTNH, k_BTNH, v_BTNH))
         k_BSNH, v_BSNH, start, segments, kept = k_BTNH, v_BTNH, None, None, None
         if cache is not None:
             start = cache.length
@@ -185,20 +187,21 @@ class Block(nn.Module):
         dropout = nn.Dropout(c.residual_dropout, deterministic=not self.train)
         attention, mlp = Attention(c, self.kind, self.train, name="attention"), MLP(c, name="mlp")
         norm_attention = norm_mlp = Norm(c, name="norm_attention")
+        between = "BRD" if c.split_residual else "BTD"
         if c.residual != "parallel_one_norm":
             norm_mlp = Norm(c, name="norm_mlp")
         if c.norm_position == "after":
             h_BTD, kept = attention(x_BTD, turn, segment_ids_BT, cache)
-            x_BTD = constrain(norm_attention(x_BTD + dropout(h_BTD)), "BTD")
+            x_BTD = constrain(norm_attention(x_BTD + dropout(h_BTD)), between)
             x_BTD = norm_mlp(x_BTD + dropout(mlp(x_BTD)))
         else:
             h_BTD, kept = attention(norm_attention(x_BTD), turn, segment_ids_BT, cache)
-            sum_BTD = constrain(x_BTD + dropout(h_BTD), "BTD")
+            sum_BTD = constrain(x_BTD + dropout(h_BTD), between)
             h_BTD = mlp(norm_mlp(sum_BTD if c.residual == "sequential" else x_BTD))
             x_BTD = sum_BTD + dropout(h_BTD)
         # What each layer leaves; kept only where "intermediates" is asked for, and free elsewhere.
         self.sow("intermediates", "output", x_BTD)
-        return constrain(x_BTD, "BTD"), kept
+        return constrain(x_BTD, between), kept
 
 
 class Period(nn.Module):
@@ -224,12 +227,29 @@ class Period(nn.Module):
         return x_BTD, tuple(kept)
 
 
+def _policies() -> dict[Remat, Any]:
+    """What a rematerialised layer keeps, besides its input."""
+    keep = jax.checkpoint_policies
+    named = ["qkv", "attention"]
+    return {
+        "dots": keep.dots_with_no_batch_dims_saveable,
+        "qkv_attention": keep.save_only_these_names(*named),
+        "offload": keep.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=named,
+            offload_src="device",
+            offload_dst="pinned_host",
+        ),
+        "attention": keep.save_only_these_names("attention"),
+        "full": None,
+    }
+
+
 def _rematerialised(config: ModelConfig) -> type[Block]:
     """A block that keeps for the backward pass what `remat` says."""
     if config.remat == "none":
         return Block
-    keep_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    policy = keep_dots if config.remat == "dots" else None
+    policy = _policies()[config.remat]
     # Inside a scan nothing can be merged across the boundary, so XLA need not be held back.
     return nn.remat(Block, policy=policy, prevent_cse=config.scan_unroll > 1)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from gpt_jax.config import MeshConfig, require
@@ -22,13 +23,30 @@ then come gradients, parameters, keys and activations of every layer.
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the axes AXES over `devices` (None: all of them).
 
-    Raises InputError where the axes do not multiply to the number of devices.
+    Neighbours along an axis are near each other in the devices' own network. Where the devices are
+    in several slices, the axis `slice` leads from one to the next, and no other axis does.
+
+    Raises InputError where the axes do not multiply to the number of devices, or `slice` is not the
+    number of slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = mesh_shape(config, len(devices))
     # Auto axes: shardings come from the table in sharding.py, and XLA propagates the rest.
     axis_types = (AxisType.Auto,) * len(shape)
-    return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types, devices=devices)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types, devices=devices)
+    require(
+        shape["slice"] == slices,
+        f"the axis slice joins the slices of a pod, and there are {slices} of them where "
+        f"mesh.slice={shape['slice']}: set --mesh.slice {slices}.",
+    )
+    within = [1 if axis == "slice" else size for axis, size in shape.items()]
+    across = [size if axis == "slice" else 1 for axis, size in shape.items()]
+    array = mesh_utils.create_hybrid_device_mesh(
+        within, across, devices, allow_split_physical_axes=True
+    )
+    return Mesh(array, tuple(shape), axis_types)
 
 
 def mesh_shape(config: MeshConfig, count: int) -> dict[str, int]:

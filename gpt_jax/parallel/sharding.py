@@ -30,6 +30,8 @@ RULES: tuple[tuple[str, tuple[str, ...] | None], ...] = (
     ("D", ("fsdp",)),
     ("E", ("fsdp",)),
     ("T", ("sequence",)),
+    # R is T between layers, where every position stands by itself and tensor is free.
+    ("R", ("sequence", "tensor")),
     # Keys and head dimensions stay whole.
     ("S", None),
     ("H", None),

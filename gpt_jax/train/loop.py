@@ -26,7 +26,7 @@ from gpt_jax.train.checkpoint import Checkpointer
 from gpt_jax.train.metrics import Display, MetricsLog, Record
 from gpt_jax.train.run import RunFolder, StopSignals, check_origin, initial_params
 from gpt_jax.train.state import TrainState
-from gpt_jax.train.step import Program
+from gpt_jax.train.step import Program, compiler_options
 from gpt_jax.train.watchdog import Watchdog
 
 
@@ -295,6 +295,9 @@ def describe(program: Program, corpus: Corpus, step: int) -> str:
             f"stages  {stages} of {config.model.num_layers // stages} layers, a micro-batch in "
             f"{parts} parts: {bubble(stages, parts):.0%} of the time is bubble"
         )
+    options = compiler_options(config, program.mesh.devices.flat[0].platform)
+    if options:
+        lines.append(f"XLA     {' '.join(f'{name}={value}' for name, value in options.items())}")
     if step:
         lines.append(f"continuing from step {step}")
     elif config.init_from:

@@ -81,7 +81,7 @@ def create_state(
 
     def draw(key: Array) -> TrainState:
         # The mesh must divide the tokens, of which nothing but their shape is used.
-        shape = (batch_shards(mesh), mesh.shape["sequence"])
+        shape = (batch_shards(mesh), mesh.shape["sequence"] * mesh.shape["tensor"])
         return nn.unbox(init_state(key, model, tx, shape))
 
     def take(params: Any) -> TrainState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -115,11 +116,12 @@ class Program:
     def __init__(self, config: Config, devices: Sequence[Any] | None = None) -> None:
         self.config = config
         self.mesh = make_mesh(config.mesh, devices)
-        parts = self.mesh.shape["sequence"]
+        axes = ("sequence", "tensor") if config.model.split_residual else ("sequence",)
+        parts = math.prod(self.mesh.shape[axis] for axis in axes)
         require(
             config.sequence_length % parts == 0,
             f"a sequence must divide over the mesh, and {config.sequence_length} tokens do not "
-            f"divide over sequence = {parts} devices: change --mesh.sequence, or "
+            f"divide over {' x '.join(axes)} = {parts} devices: change --mesh.sequence, or "
             "--data.sequence-length.",
         )
         shards = batch_shards(self.mesh)
@@ -145,6 +147,7 @@ class Program:
             donate_argnums=0,
             in_shardings=(state, batch_sharding(self.mesh, stacked=True)),
             out_shardings=(state, replicated(self.mesh)),
+            compiler_options=compiler_options(config, self.mesh.devices.flat[0].platform),
         )
         evaluate = partial(eval_step, model=self.model, config=config, shards=shards)
         self._evaluate = jax.jit(evaluate, out_shardings=replicated(self.mesh))
@@ -166,6 +169,19 @@ class Program:
         with jax.set_mesh(self.mesh), rules():
             return self._evaluate(params, self._placed(batch, stacked=False))
 
+    def lower_train_step(self) -> jax.stages.Lowered:
+        """The training step for a full batch, traced and not compiled: no device is touched."""
+        sharding = batch_sharding(self.mesh, stacked=True)
+        rows = (self.num_micro, self.rows)
+        tokens = jax.ShapeDtypeStruct((*rows, self.config.sequence_length), jnp.int32)
+        batch = {"inputs": tokens, "targets": tokens}
+        batch["weights"] = jax.ShapeDtypeStruct(rows, jnp.float32)
+        if self.config.data.isolate_documents:
+            batch |= {"positions": tokens, "segment_ids": tokens}
+        batch = {name: x.update(sharding=sharding) for name, x in batch.items()}
+        with jax.set_mesh(self.mesh), rules():
+            return self._train.lower(self.abstract, batch)
+
     def _placed(self, batch: Batch, stacked: bool) -> Batch:
         """The global arrays of which `batch` holds this host's rows."""
         sharding, axis = batch_sharding(self.mesh, stacked), int(stacked)
@@ -180,6 +196,26 @@ class Program:
             return jax.make_array_from_callback(shape, sharding, part)
 
         return {name: place(x) for name, x in batch.items()}
+
+
+def compiler_options(config: Config, platform: str) -> dict[str, Any]:
+    """The experiment's options for XLA that a platform ("tpu", "cuda", "cpu", ...) has."""
+    of_others = tuple(
+        prefix
+        for prefix, home in (
+            ("xla_tpu_", ("tpu",)),
+            ("xla_jf_", ("tpu",)),
+            ("xla_gpu_", ("gpu", "cuda", "rocm")),
+            ("xla_cpu_", ("cpu",)),
+        )
+        if platform not in home
+    )
+    options = {}
+    for option in config.compiler_options:
+        name, _, value = option.partition("=")
+        if not name.startswith(of_others):
+            options[name] = {"true": True, "false": False}.get(value.lower(), value)
+    return options
 
 
 def micro_batches(config: Config, shards: int) -> tuple[int, int]:

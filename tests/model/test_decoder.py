@@ -152,7 +152,13 @@ TWO_LAYERS = dataclasses.replace(CONFIG, num_layers=2, attention_pattern=("bande
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"remat": "dots"}, {"remat": "full", "scan_unroll": 2}],
+    [
+        {},
+        {"remat": "dots"},
+        {"remat": "qkv_attention"},
+        {"remat": "attention"},
+        {"remat": "full", "scan_unroll": 2},
+    ],
     ids=str,
 )
 def test_how_layers_are_run_changes_nothing_but_rounding(change):

@@ -1,5 +1,6 @@
 """What crosses the network in a step, read from the compiled program's text."""
 
+import dataclasses
 import math
 import re
 
@@ -10,7 +11,6 @@ import pytest
 from gpt_jax.config import Config, MeshConfig, ModelConfig, TrainConfig
 from gpt_jax.model.pipeline import num_waiting
 from gpt_jax.parallel.mesh import AXES, batch_shards
-from gpt_jax.parallel.sharding import batch_sharding, rules
 from gpt_jax.train.step import Program
 
 LAYERS, LENGTH, ROWS = 4, 16, 8
@@ -32,6 +32,7 @@ MESHES = {
     "pipeline and fsdp": MeshConfig(1, 4, 1, pipeline=2),
     "pipeline, tensor and sequence": MeshConfig(1, 1, 2, sequence=2, pipeline=2),
     "pipeline, slice and fsdp": MeshConfig(1, 2, 1, slice=2, pipeline=2),
+    "split residual": MeshConfig(1, 2, 4),
 }
 
 
@@ -75,15 +76,7 @@ def crossed(group, mesh):
 
 def compiled(program):
     """The training step."""
-    batch = {
-        "inputs": jax.ShapeDtypeStruct((1, ROWS, LENGTH), "int32"),
-        "targets": jax.ShapeDtypeStruct((1, ROWS, LENGTH), "int32"),
-        "weights": jax.ShapeDtypeStruct((1, ROWS), "float32"),
-    }
-    sharding = batch_sharding(program.mesh, stacked=True)
-    batch = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for k, x in batch.items()}
-    with jax.set_mesh(program.mesh), rules():
-        return program._train.lower(program.abstract, batch).compile()
+    return program.lower_train_step().compile()
 
 
 def collectives(program, text):
@@ -109,7 +102,7 @@ def axes_of(program):
 @pytest.fixture(scope="module", params=MESHES)
 def step(request):
     config = Config(
-        model=MODEL,
+        model=dataclasses.replace(MODEL, split_residual=request.param == "split residual"),
         train=TrainConfig(total_tokens=ROWS * LENGTH, batch_tokens=ROWS * LENGTH),
         mesh=MESHES[request.param],
     )

@@ -88,3 +88,28 @@ def test_the_batch_is_the_experiment_s_on_any_number_of_devices():
         assert rows // shards <= 3
     smaller = dataclasses.replace(config, train=TrainConfig(batch_tokens=8))
     assert micro_batches(smaller, 1) == (1, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device of a slice of a pod, as JAX shows it: only what laying out a mesh asks for."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    process_index: int = 0
+
+
+def test_only_the_axis_slice_leads_from_one_slice_to_the_next():
+    """Of two slices of four, whose devices come mixed up."""
+    devices = [Chip(n, n % 2, (n // 2 % 2, n // 4, 0)) for n in range(8)]
+    mesh = make_mesh(MeshConfig(-1, 2, 1, slice=2), devices)
+    assert dict(mesh.shape) == {"slice": 2, "data": 2, "fsdp": 2, "sequence": 1, "tensor": 1}
+    for index, part in enumerate(mesh.devices):
+        assert {device.slice_index for device in part.flat} == {index}
+    for wrong in (MeshConfig(-1), MeshConfig(1, 1, 2, slice=4)):
+        with pytest.raises(InputError, match=r"there are 2 of them .* set --mesh.slice 2"):
+            make_mesh(wrong, devices)

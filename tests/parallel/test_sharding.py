@@ -91,8 +91,8 @@ def test_a_mesh_axis_is_used_once_per_array():
 def test_every_letter_of_the_shape_names_is_in_the_table():
     letters = {
         word for word in (model.__doc__ or "").replace("\n", " ").split() if len(word) == 1
-    } & set("BTSDENHFVL")
-    assert letters == {letter for letter, _ in RULES} == set("BTSDENHFVL")
+    } & set("BTSDENHFVLR")
+    assert letters == {letter for letter, _ in RULES} == set("BTSDENHFVLR")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from gpt_jax.config import (
     TrainConfig,
 )
 from gpt_jax.train import loss
-from gpt_jax.train.step import Program
+from gpt_jax.train.step import Program, compiler_options
 
 VOCAB, LENGTH, ROWS, STEPS = 60, 8, 8, 6
 LEARNING_RATE = 3e-2
@@ -48,6 +48,7 @@ MESHES = {
     "pipeline and fsdp": MeshConfig(1, 4, 1, pipeline=2),
     "pipeline, tensor and sequence": MeshConfig(1, 1, 2, sequence=2, pipeline=2),
     "pipeline and slice": MeshConfig(1, 2, 1, slice=2, pipeline=2),
+    "split residual": MeshConfig(2, 1, 2, sequence=2),
 }
 
 
@@ -62,8 +63,9 @@ def _program(mesh, micro, dropout):
     small = dataclasses.replace(
         MODEL, **dict.fromkeys(DROPOUTS, dropout), num_layers=1, attention_pattern=("dense",)
     )
+    model = dataclasses.replace(MODEL, split_residual=mesh == "split residual")
     config = Config(
-        model=small if dropout else MODEL,
+        model=small if dropout else model,
         optimizer=OptimizerConfig(learning_rate=LEARNING_RATE, warmup_tokens=2 * ROWS * LENGTH),
         train=TrainConfig(
             total_tokens=STEPS * ROWS * LENGTH,
@@ -427,3 +429,27 @@ def test_what_parts_of_a_sequence_cannot_do_is_said():
     batch = {"inputs": np.zeros((1, 8, 16), "int32"), "targets": np.zeros((1, 8, 16), "int32")}
     with pytest.raises(InputError, match="not drawn alike on parts of a sequence"):
         made.train_step(made.abstract, batch | {"weights": np.ones((1, 8), "float32")})
+
+
+@pytest.mark.parametrize(
+    ("platform", "expected"),
+    [
+        ("tpu", {"xla_tpu_x": True, "xla_jf_y": "7", "xla_z": False}),
+        ("cuda", {"xla_gpu_w": "a=b", "xla_z": False}),
+        ("cpu", {"xla_z": False}),
+    ],
+)
+def test_a_platform_gets_its_own_compiler_options(platform, expected):
+    """XLA refuses what it does not know, so that another platform's are left out."""
+    options = ("xla_tpu_x=true", "xla_jf_y=7", "xla_gpu_w=a=b", "xla_z=False")
+    assert compiler_options(Config(compiler_options=options), platform) == expected
+    with pytest.raises(InputError, match=r"xla_NAME=VALUE.* there is '--xla_z=1'"):
+        Config(compiler_options=("--xla_z=1",))
+
+
+@pytest.mark.slow
+def test_the_compiler_is_given_the_options():
+    """An option that XLA does not have is refused by its name when the step is compiled."""
+    config = dataclasses.replace(program().config, compiler_options=("xla_no_such_thing=1",))
+    with pytest.raises(Exception, match="xla_no_such_thing"):
+        Program(config, jax.devices()[:1]).lower_train_step().compile()

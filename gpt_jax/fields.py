@@ -1,0 +1,99 @@
+"""What the fields of a frozen config are checked, read from JSON and compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """What was asked for breaks a rule; the message gives the rule, the value met and the remedy.
+
+    The command line prints it as one paragraph. Any other exception is a defect of ours and keeps
+    its traceback.
+    """
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `InputError(message)` unless `condition` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Every named field of `config` must be above zero."""
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{name} must be positive, and it is {value}.")
+
+
+def require_range(config: Any, low: float, high: float, *names: str) -> None:
+    """Every named field of `config` must lie in [low, high)."""
+    for name in names:
+        value = getattr(config, name)
+        require(low <= value < high, f"{name} must be in [{low}, {high}), and it is {value}.")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A config as {"model.num_layers": 4, ...}."""
+    flat = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """A hint for a name that is not known: the closest one, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Build a config from parsed JSON; unknown and ill-typed fields are errors that name them."""
+    require(isinstance(values, Mapping), f"{where or 'a config'} must be an object: {values!r}.")
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for name, value in values.items():
+        path = f"{where}.{name}" if where else name
+        require(name in hints, f"there is no field {path!r}: {nearest(name, hints)}")
+        arguments[name] = _typed(hints[name], value, path)
+    return cls(**arguments)
+
+
+def require_types(config: Any) -> None:
+    """Every field of `config` must be of its type: a frozen config is checked when it is built."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        # A list cannot be hashed, as a compiled program's config must be.
+        require(type(value) is not list, f"{name} must be a tuple, and it is {value!r}.")
+        if not dataclasses.is_dataclass(value):
+            _typed(hint, value, name)
+
+
+def _typed(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the field's type, or an error; int serves as float, JSON lists as tuples."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, path)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(inner[0], item, path) for item in value)
+    if origin is Literal:
+        options = ", ".join(map(repr, inner))
+        require(value in inner, f"{path} must be one of {options}, and it is {value!r}.")
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    matches = isinstance(hint, type) and not isinstance(hint, types.GenericAlias)
+    require(matches and type(value) is hint, f"{path} must be of type {hint}, and it is {value!r}.")
+    return value
