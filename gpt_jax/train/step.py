@@ -132,7 +132,7 @@ class Program:
             config.model,
             self.mesh.devices.flat[0],
             length=config.sequence_length,
-            parts=parts,
+            parts=self.mesh.shape["sequence"],
             segmented=config.data.isolate_documents,
         )
         self.model = GPT(dataclasses.replace(config.model, attention=self.attention.kernel))
