@@ -107,7 +107,11 @@ def test_only_the_axis_slice_leads_from_one_slice_to_the_next():
     """Of two slices of four, whose devices come mixed up."""
     devices = [Chip(n, n % 2, (n // 2 % 2, n // 4, 0)) for n in range(8)]
     mesh = make_mesh(MeshConfig(-1, 2, 1, slice=2), devices)
-    assert dict(mesh.shape) == {"slice": 2, "data": 2, "fsdp": 2, "sequence": 1, "tensor": 1}
+    assert [size for size in mesh.shape.items() if size[1] > 1] == [
+        ("slice", 2),
+        ("data", 2),
+        ("fsdp", 2),
+    ]
     for index, part in enumerate(mesh.devices):
         assert {device.slice_index for device in part.flat} == {index}
     for wrong in (MeshConfig(-1), MeshConfig(1, 1, 2, slice=4)):
