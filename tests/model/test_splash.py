@@ -3,13 +3,16 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_loops import loops
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gpt_jax.config import InputError, MeshConfig
 from gpt_jax.model import splash
@@ -19,12 +22,27 @@ from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.parallel.sharding import rules
 
 HEADS = 2
+OPERATIONS = r"\b(?:all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)\b"
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 128, the smallest, so that short sequences have several."""
     monkeypatch.setattr(splash, "MAX_BLOCK", 128)
+
+
+def attention(q, k, v, window, segments):
+    """As the decoder calls it."""
+    return attend_over_mesh(
+        q,
+        k,
+        v,
+        kernel="splash",
+        scale=q.shape[-1] ** -0.5,
+        window=window,
+        start=None,
+        segment_ids=segments,
+    )
 
 
 def attended(length, head_dim, window, segmented, mesh=None, batch=1):
@@ -40,19 +58,7 @@ def attended(length, head_dim, window, segmented, mesh=None, batch=1):
 
     @jax.jit
     def both(q, k, v):
-        def attention(q, k, v):
-            return attend_over_mesh(
-                q,
-                k,
-                v,
-                kernel="splash",
-                scale=head_dim**-0.5,
-                window=window,
-                start=None,
-                segment_ids=segments,
-            )
-
-        out, backward = jax.vjp(attention, q, k, v)
+        out, backward = jax.vjp(lambda *qkv: attention(*qkv, window, segments), q, k, v)
         return out, backward(direction)
 
     if mesh is None:
@@ -102,6 +108,45 @@ def test_rows_heads_and_sequences_can_be_split_over_a_mesh(small_blocks, pattern
     """Over data, tensor and sequence: each device has a row, a head and half of the queries."""
     mesh = make_mesh(MeshConfig(2, 1, 2, sequence=2))
     assert_equal(*attended(512, *PATTERNS[pattern], mesh, batch=2))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "crossing"),
+    [
+        (MeshConfig(2, 2, 2), set()),
+        (MeshConfig(2, 2, 1, sequence=2), {"all-gather", "reduce-scatter"}),
+    ],
+)
+def test_nothing_crosses_but_the_keys_of_a_split_sequence(mesh, crossing):
+    """Rows and heads are attended to where they are; XLA left alone would gather them all."""
+    mesh = make_mesh(mesh)
+    placed = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "sequence", "tensor"))
+    inputs = [jax.ShapeDtypeStruct((4, 256, HEADS, 64), "float32", sharding=placed)] * 3
+
+    def total(q, k, v):
+        return jnp.square(attention(q, k, v, None, None)).sum()
+
+    with jax.set_mesh(mesh), rules():
+        text = jax.jit(jax.grad(total, (0, 1, 2))).lower(*inputs).compile().as_text()
+    assert set(re.findall(OPERATIONS, text)) == crossing
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_policy_keeps_attention_by_its_name(capsys, split):
+    """The kernel's output and the softmax's normalisers, which its backward pass reads: with both
+    kept it is not run forward again. So it is within a mesh.
+    """
+    keep = jax.checkpoint_policies.save_only_these_names("attention")
+    kept = jax.checkpoint(lambda *qkv: jnp.sin(attention(*qkv, None, None)).sum(), policy=keep)
+    inputs = [jax.ShapeDtypeStruct((2, 128, HEADS, 64), "float32")] * 3
+    if split:
+        with jax.set_mesh(make_mesh(MeshConfig(2, 1, 1), jax.devices()[:2])), rules():
+            jax.ad_checkpoint.print_saved_residuals(kept, *inputs)
+    else:
+        jax.ad_checkpoint.print_saved_residuals(kept, *inputs)
+    lines = capsys.readouterr().out.splitlines()
+    computed = [line.split()[0] for line in lines if " output of " in line]
+    assert sorted(computed) == ["f32[2,2,128,64]", "f32[2,2,128]"]
 
 
 def blocks(length, window, parts=1):
