@@ -153,34 +153,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _launch_options(launch: argparse.ArgumentParser) -> None:
-    launch.add_argument("experiment", type=Path, help="a Python file with get_config()")
-    launch.add_argument("--target", metavar="SLICE", help="such as v5e-16 or v5p-512")
-    launch.add_argument("--slices", type=int, default=1, help="how many of them (default: 1)")
-    launch.add_argument("--workdir", help="the run's folder in a bucket: gs://BUCKET/runs/NAME")
-    launch.add_argument("--project", help="of Google Cloud, which is charged")
-    launch.add_argument("--zone", help="such as us-east5-a")
-    launch.add_argument("--name", help="of the machines (default: the experiment's)")
-    capacity = launch.add_mutually_exclusive_group()
-    for kind, told in (
-        ("on-demand", "not preempted (the default)"),
-        ("spot", "cheaper, and taken away at any time"),
-        ("reserved", "of the project's reservation"),
-    ):
-        capacity.add_argument(
-            f"--{kind}", dest="capacity", action="store_const", const=kind, help=told
-        )
-    launch.add_argument(
-        "--valid-until", metavar="DURATION", default="", help="end of waiting in the queue: 6h"
-    )
-    launch.add_argument(
-        "--max-restarts",
-        type=int,
-        default=5,
-        help="in a row without a new checkpoint before it is given up (default: 5)",
-    )
-    launch.add_argument("--keep", action="store_true", help="leave the machines there at the end")
-    launch.add_argument("--dry-run", action="store_true", help="print the gcloud lines")
-    launch.set_defaults(run=_launch, capacity="on-demand")
+    from gpt_jax.launch.command import add_options  # of the standard library alone
+
+    add_options(launch)
+    launch.set_defaults(run=_launch)
 
 
 def _add_host_options(train: argparse.ArgumentParser) -> None:
@@ -448,35 +424,6 @@ def _shard(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _launch(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     config = load_experiment(options.experiment, overrides, "launch")
-    from gpt_jax.chips import find_slice
-    from gpt_jax.launch import source
-    from gpt_jax.launch.commands import as_text
-    from gpt_jax.launch.job import Job, check
-    from gpt_jax.launch.loop import launch
+    from gpt_jax.launch.command import run
 
-    required = ("target", "workdir", "project", "zone")
-    missing = [f"--{name}" for name in required if getattr(options, name) is None]
-    require(not missing, f"launch needs to be told {', '.join(missing)}: see --help.")
-    root = source.checkout()
-    name = options.name or re.sub("[^a-z0-9]+", "-", config.name.lower()).strip("-")
-    job = Job(
-        name=name,
-        project=options.project,
-        zone=options.zone,
-        slice=find_slice(options.target),
-        slices=options.slices,
-        capacity=options.capacity,
-        valid_until=options.valid_until,
-        workdir=options.workdir.rstrip("/"),
-        archive=source.archive(name),
-        experiment=source.place(options.experiment, root),
-        overrides=tuple(overrides),
-        keep=options.keep,
-        max_restarts=options.max_restarts,
-    )
-    check(config, job)
-    source.pack(options.experiment, root, job.archive)
-    if options.dry_run:
-        print(as_text(job))
-    else:
-        launch(job)
+    run(options, config, overrides)

@@ -180,8 +180,9 @@ class _Rounds:
         codes = [host.exit or 0 for host in hosts]
         failed = all(0 < code < 128 and code != WATCHDOG for code in codes)
         if failed:
-            # It would fail again, unless it has come further since.
-            self._count(f"training failed: {states}", 0)
+            # It would fail again, unless it has come further since. Several hosts get another try:
+            # when one loses the others, all of them fail.
+            self._count(f"training failed: {states}", min(job.hosts - 1, 1, job.max_restarts))
         else:
             self._count(f"training ended early: {states}", job.max_restarts)
 
