@@ -3,6 +3,7 @@
 Prints a line of JSON for each: what attention is said to be, and the kernels that are there.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -19,15 +20,15 @@ os.environ |= {
 import jax
 from jax.experimental import topologies
 
-from gpt_jax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
+from gpt_jax.config import Config, DataConfig, MeshConfig, ModelConfig, Remat, TrainConfig
 from gpt_jax.parallel.sharding import batch_sharding, rules
 from gpt_jax.train.step import Program
 
-LENGTH, ROWS = 512, 2
+LENGTH, ROWS = 512, 4
 MODEL = ModelConfig(
     vocab_size=128,
     context_length=LENGTH,
-    num_layers=2,
+    num_layers=4,
     embed_dim=160,
     num_heads=2,
     attention_pattern=("dense", "banded"),
@@ -36,11 +37,11 @@ MODEL = ModelConfig(
 )
 
 
-def compile_step(segmented: bool, mesh: MeshConfig, devices: list) -> dict:
+def compile_step(segmented: bool, mesh: MeshConfig, remat: Remat, devices: list) -> dict:
     """What a training step is made of, on `devices`."""
     tokens = ROWS * LENGTH
     config = Config(
-        model=MODEL,
+        model=dataclasses.replace(MODEL, remat=remat),
         data=DataConfig(isolate_documents=segmented),
         train=TrainConfig(total_tokens=tokens, batch_tokens=tokens),
         mesh=mesh,
@@ -64,9 +65,10 @@ def compile_step(segmented: bool, mesh: MeshConfig, devices: list) -> dict:
 
 if __name__ == "__main__":
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
-    for segmented, mesh in (
-        (False, MeshConfig(1, 1, 2, sequence=2)),
-        (True, MeshConfig(1, 1, 2, sequence=2)),
-        (False, MeshConfig(1, 2, 2)),
+    parts, stages = MeshConfig(1, 1, 2, sequence=2), MeshConfig(1, 2, 1, pipeline=2)
+    for segmented, mesh, remat in (
+        (False, parts, "none"),
+        (True, parts, "attention"),
+        (False, stages, "full"),
     ):
-        print(json.dumps(compile_step(segmented, mesh, devices)), flush=True)
+        print(json.dumps(compile_step(segmented, mesh, remat, devices)), flush=True)

@@ -219,13 +219,15 @@ def load(run: str | Path) -> tuple[Config, Any, Tokenizer]:
 
     The parameters are those of the newest good checkpoint, in the dtype that they were saved in
     (float32 where they were trained), on one device, ready for
-    `gpt_jax.GPT(config.model).apply({"params": params}, tokens)`. Raises InputError where `run` is
-    not a run's folder or has no checkpoint to read. The run itself is not touched.
+    `gpt_jax.GPT(config.model).apply({"params": params}, tokens)`. The config's `model.attention` is
+    "auto", as the kernel that the run was trained with may not be had here. Raises InputError where
+    `run` is not a run's folder or has no checkpoint to read. The run itself is not touched.
     """
     run = user_path(run)
     config = read_config(run)
     params = load_model(run, config.model, jax.local_devices()[0])
-    return config, params, load_tokenizer(run / "tokenizer")
+    model = dataclasses.replace(config.model, attention="auto")
+    return dataclasses.replace(config, model=model), params, load_tokenizer(run / "tokenizer")
 
 
 def load_model(run: Path, model: ModelConfig, device: Any) -> Any:

@@ -72,6 +72,15 @@ def run(prompts, new=NEW, how=GREEDY, model=(CONFIG, PARAMS), vocab_size=257, se
     return np.stack(list(steps), axis=1).tolist()
 
 
+@pytest.mark.parametrize("kernel", ["splash", "cudnn"])
+def test_with_a_cache_attention_is_always_that_of_xla(kernel):
+    """A run that was trained on an accelerator writes anywhere, prompts of any length."""
+    forced = dataclasses.replace(SMALL, attention=kernel)
+    prompts = [np.array([3, 1, 4, 1, 5])]
+    ours, plain = (run(prompts, model=(config, SMALL_PARAMS)) for config in (forced, SMALL))
+    assert ours == plain
+
+
 @pytest.fixture(scope="module")
 def together():
     """The greedy continuations of PROMPTS as one batch."""

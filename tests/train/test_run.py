@@ -136,6 +136,16 @@ def test_load_reads_only(finished):
 
 
 @pytest.mark.slow
+def test_a_run_of_another_platform_is_loaded_for_this_one(finished, tmp_path):
+    """Here there is no TPU: with splash attention the model would be interpreted, or refused."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["attention"] = "splash"
+    (run / "config.json").write_text(json.dumps(config))
+    assert gpt_jax.load(run)[0] == gpt_jax.load(finished)[0]
+
+
+@pytest.mark.slow
 def test_the_state_counts_what_was_drawn(finished):
     """24 steps of 8 windows of 32 tokens; nothing was skipped."""
     state = saved(finished, STEPS)
