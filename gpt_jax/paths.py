@@ -22,6 +22,8 @@ from typing import Any, cast
 from gpt_jax.config import InputError, require
 
 SCHEME = "gs://"
+VERSION = ("generation", "size", "crc32c")
+"""What Cloud Storage tells of an object that would be another if its content were."""
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
@@ -79,29 +81,47 @@ def copy_folder(source: Path, target: Path) -> None:
     _file_system().copy(str(source), str(target), recursive=True)
 
 
-def find(pattern: str) -> tuple[Path, list[Path]]:
+def find(pattern: str) -> tuple[Path, dict[Path, str]]:
     """(root, the files that a glob matches or that it names); `**` is any number of folders.
 
     The root is the folders of the glob before its first wildcard. As in `glob.glob`, a wildcard
-    matches no dot at the beginning of a name.
+    matches no dot at the beginning of a name. With each file goes its version: in a bucket that is
+    of this content and no other, and on this machine, where it cannot be told, it is empty.
     """
     path, text = user_path(pattern), os.path.expanduser(pattern)
-    bucket = in_bucket(path)
-    if not glob.has_magic(text) or (not bucket and os.path.exists(path)):
-        there = path.is_file() if bucket else os.path.isfile(path)
-        return path.parent, [path] if there else []
+    if in_bucket(path):
+        return _find_in_bucket(path, text)
+    if os.path.exists(path) or not glob.has_magic(text):
+        return path.parent, dict.fromkeys([path] if os.path.isfile(path) else [], "")
+    hits = [hit for hit in glob.glob(text, recursive=True) if os.path.isfile(hit)]
+    return _fixed_part(path), dict.fromkeys(map(Path, hits), "")
+
+
+def _find_in_bucket(path: Path, text: str) -> tuple[Path, dict[Path, str]]:
+    """`find`, with one listing; epath's own glob refuses `**`."""
+    wild, root = glob.has_magic(text), path.parent
+    try:
+        hits = _file_system().glob(text, detail=True) if wild else {text: _file_system().info(text)}
+    except FileNotFoundError:
+        hits = {}
+    found = {
+        user_path(SCHEME + info["name"]): " ".join(str(info.get(key)) for key in VERSION)
+        for info in hits.values()
+        if info["type"] == "file"
+    }
+    if wild:
+        root = _fixed_part(path)
+    if wild and "/." not in text[len(str(root)) :]:
+        # fsspec's wildcards match dots as any other character.
+        dotted = re.compile(r"/\.")
+        found = {at: v for at, v in found.items() if not dotted.search(str(at)[len(str(root)) :])}
+    return root, found
+
+
+def _fixed_part(path: Path) -> Path:
+    """The folders of a glob before its first wildcard."""
     wild = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-    root = type(path)(*path.parts[:wild])
-    if not bucket:
-        hits = glob.glob(text, recursive=True)
-        return root, [Path(hit) for hit in hits if os.path.isfile(hit)]
-    # epath's own glob refuses `**`; that of fsspec takes dots for any other character.
-    hits = _file_system().glob(text, detail=True)
-    files = [user_path(SCHEME + name) for name, info in hits.items() if info["type"] == "file"]
-    if "/." not in text[len(str(root)) :]:
-        dotted = re.compile(r"(^|/)\.")
-        files = [path for path in files if not dotted.search(str(path)[len(str(root)) + 1 :])]
-    return root, files
+    return type(path)(*path.parts[:wild])
 
 
 def _file_system() -> Any:
@@ -117,7 +137,7 @@ def told_of_buckets() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _bucket_fault(error)
+        reason = bucket_fault(error)
         if reason is None:
             raise
         raise InputError(
@@ -127,7 +147,7 @@ def told_of_buckets() -> Iterator[None]:
         ) from error
 
 
-def _bucket_fault(error: BaseException) -> str | None:
+def bucket_fault(error: BaseException) -> str | None:
     """What Cloud Storage or the way to it has to say, in one line; None for any other error."""
     if isinstance(error, OSError) and error.errno is None:  # gcsfs's; the system's have a number
         return f"{type(error).__name__}, {error}"
@@ -135,5 +155,6 @@ def _bucket_fault(error: BaseException) -> str | None:
     homes = ("gcsfs.", "google.api_core.", "google.auth.", "aiohttp.", "requests.")
     if not any(f"{kind.__module__}.".startswith(homes) for kind in kinds):
         return None
+    said = re.search(r'"message": "([^"]*)"', str(error))
     lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:300]
+    return f"{getattr(error, 'code', '')} {said[1]}".strip(" .") if said else lines[0][:300]

@@ -25,6 +25,16 @@ PAGE = 50
 """Names in one answer to a listing; small, so that pages are turned."""
 
 
+ENVIRONMENT = {
+    # Nobody is asked who they are; the libraries would look for Google's machines first.
+    "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+    "FSSPEC_GCS_TOKEN": "anon",
+    # It asks by gRPC, which is not spoken here, for the kind of each bucket.
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+}
+"""To be set before the libraries are imported, which read some of it then."""
+
+
 @dataclass
 class Object:
     """One object: its bytes, which never change, and the generation that they are."""
@@ -53,6 +63,8 @@ class BucketServer:
         self.objects: dict[tuple[str, str], Object] = {}
         self.uploaded: Counter[str] = Counter()
         """Bytes sent to be stored, by object name."""
+        self.downloads: Counter[str] = Counter()
+        """Requests for the content of an object, by its name."""
         self.requests: Counter[str] = Counter()
         """Requests by method."""
         self.lock = threading.RLock()
@@ -60,6 +72,8 @@ class BucketServer:
         self._generation = int(time.time() * 1e6)
         self._holds: Callable[[str, str], bool] = lambda method, name: False
         self.held, self._released = threading.Event(), threading.Event()
+        self._loses: Callable[[str, str], bool] = lambda method, name: False
+        self.refuses: Callable[[str, str], bool] = lambda method, name: False
         outer = self
 
         class Handler(_Handler):
@@ -68,14 +82,9 @@ class BucketServer:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}"
-        self.environment = {
+        self.environment = ENVIRONMENT | {
             "STORAGE_EMULATOR_HOST": self.url,
             "TENSORSTORE_GCS_HTTP_URL": self.url,
-            # Nobody asks who calls; otherwise both would look for Google's machines first.
-            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
-            "FSSPEC_GCS_TOKEN": "anon",
-            # Asks by gRPC, which is not spoken here, for the kind of each bucket.
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
 
     def __enter__(self) -> "BucketServer":
@@ -101,6 +110,20 @@ class BucketServer:
         self.held.clear()
         self._released.clear()
         self._holds = when
+
+    def lose_answer(self, when: Callable[[str, str], bool]) -> None:
+        """Carry out the next request for which `when(method, name)`, and drop its connection."""
+        self._loses = when
+
+    def refuse(self, when: Callable[[str, str], bool]) -> None:
+        """Forbid the requests for which `when(method, name)`."""
+        self.refuses = when
+
+    def loses(self, method: str, name: str) -> bool:
+        if not self._loses(method, name):
+            return False
+        self._loses = lambda method, name: False
+        return True
 
     def release(self) -> None:
         """Answer again; what was held is dropped."""
@@ -197,6 +220,7 @@ class BucketServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    silent = False
     server_of: BucketServer
 
     def log_message(self, *_: object) -> None:
@@ -237,7 +261,10 @@ class _Handler(BaseHTTPRequestHandler):
         if server.wait_if_held(self.command, name):
             self.close_connection = True
             return None
+        self.silent = server.loses(self.command, name + (action or ""))
         try:
+            if server.refuses(self.command, name):
+                raise Refused(403, "You do not have storage.objects.create access.")
             self._carry_out(kind, bucket, name, action, query, body, "/o" in url.path)
         except Refused as refusal:
             error = {"error": {"code": refusal.status, "message": refusal.reason}}
@@ -287,6 +314,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(204, b"")
         found = server.get(bucket, name, query)
         if query.get("alt") == "media":
+            server.downloads[name] += 1
             return self._media(found)
         return self._json(server.resource(bucket, name, found))
 
@@ -355,6 +383,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        if self.silent:
+            self.close_connection = True
+            return
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
@@ -389,3 +420,15 @@ def _named_in(headers: object, body: bytes) -> str:
         return json.loads(metadata)["name"]
     except (ValueError, KeyError):
         return ""
+
+
+def forget_clients() -> None:
+    """Drop what the libraries keep of a server for the life of a process."""
+    import fsspec
+    from etils.epath import backend
+
+    from gpt_jax.train import storage
+
+    storage._client.cache_clear()
+    fsspec.get_filesystem_class("gcs").clear_instance_cache()
+    backend.fsspec_backend._get_filesystem.cache_clear()

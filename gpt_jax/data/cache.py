@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from gpt_jax.config import DataConfig, InputError, require
-from gpt_jax.paths import in_bucket, told_of_buckets, user_path
+from gpt_jax.paths import in_bucket, make_folder, told_of_buckets, user_path
 
 PARTIAL = ".partial-"
 ABANDONED_SECONDS = 24 * 3600
@@ -67,6 +67,30 @@ def share(cache_dir: str, local: Path) -> None:
             digests = list(pool.map(upload, files))
         names = [path.relative_to(local).as_posix() for path in files]
         (there / COMPLETE).write_text(json.dumps(dict(zip(names, digests, strict=True)), indent=1))
+
+
+def remember(cache_dir: str, name: str, value: dict[str, Any]) -> None:
+    """Keep a small thing that took long to find out, beside the entries."""
+    home = user_path(cache_dir)
+    make_folder(home)
+    body = json.dumps(value)
+    sealed = json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body})
+    if in_bucket(home):
+        (home / name).write_text(sealed)
+        return
+    with tempfile.NamedTemporaryFile("w", dir=home, prefix=PARTIAL, delete=False) as file:
+        file.write(sealed)
+    os.replace(file.name, home / name)
+
+
+def recall(cache_dir: str, name: str) -> dict[str, Any] | None:
+    """What was remembered; None where it was not, or is damaged."""
+    try:
+        sealed = json.loads((user_path(cache_dir) / name).read_text())
+        intact = hashlib.sha256(sealed["body"].encode()).hexdigest() == sealed["sha256"]
+        return json.loads(sealed["body"]) if intact else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _download(there: Path, folder: Path) -> bool:

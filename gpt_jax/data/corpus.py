@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from gpt_jax.config import Config, require
+from gpt_jax.config import Config, from_dict, require
 from gpt_jax.data import cache, shards
 from gpt_jax.data.shards import ShardWriter, TokenShards
-from gpt_jax.data.sources import Document, documents, held_out
+from gpt_jax.data.sources import Document, content_id, documents, held_out
 from gpt_jax.data.tokenizers import (
     ByteTokenizer,
     CharacterTokenizer,
@@ -84,18 +85,33 @@ class _Survey:
     documents: int = 0
     train_bytes: int = 0
     validation_bytes: int = 0
-    characters: set[str] = field(default_factory=set)
+    characters: str = ""
+    """Each that occurs, once, in order; only where they are to be the tokens."""
 
 
 def _survey(config: Config) -> _Survey:
-    survey, digest = _Survey(), hashlib.sha256()
+    """Read the documents, unless those of a bucket have been read before and are the same."""
+    data, known_by = config.data, content_id(config.data)
+    characters = data.tokenizer == CharacterTokenizer.kind
+    made_from = [known_by, data.split, data.validation_fraction, characters]
+    key = f"survey-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]}.json"
+    if known_by and (said := cache.recall(data.cache_dir, key)):
+        return from_dict(_Survey, said)
+    survey = _read_all(config)
+    if known_by and known_by == content_id(data):  # it has not changed in between
+        cache.remember(data.cache_dir, key, dataclasses.asdict(survey))
+    return survey
+
+
+def _read_all(config: Config) -> _Survey:
+    survey, digest, characters = _Survey(), hashlib.sha256(), set[str]()
     for document in _digested(documents(config.data), digest):
         train, validation = held_out(document, config.data)
         survey.documents += 1
         survey.train_bytes += len(train.encode())
         survey.validation_bytes += len(validation.encode())
         if config.data.tokenizer == CharacterTokenizer.kind:
-            survey.characters.update(document.text)
+            characters.update(document.text)
     for side, size in (("training", survey.train_bytes), ("validation", survey.validation_bytes)):
         require(
             size > 0,
@@ -104,7 +120,7 @@ def _survey(config: Config) -> _Survey:
             f"{config.data.validation_fraction}): change the fraction, give more documents, or "
             "hold out the tail of each with --data.split position.",
         )
-    survey.sources = digest.hexdigest()
+    survey.sources, survey.characters = digest.hexdigest(), "".join(sorted(characters))
     return survey
 
 

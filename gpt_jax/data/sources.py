@@ -81,7 +81,7 @@ def _standard_library() -> Iterator[Document]:
 
 
 def _local(config: DataConfig) -> Iterator[Document]:
-    for name, path in _matches(config.files):
+    for name, path, _ in _matches(config.files):
         try:
             with _open(path) as file:
                 if path.name.endswith((".jsonl", ".jsonl.gz")):
@@ -95,9 +95,22 @@ def _local(config: DataConfig) -> Iterator[Document]:
             ) from error
 
 
-def _matches(patterns: tuple[str, ...]) -> list[tuple[str, Path]]:
-    """(name, path) of each file once, by name; a name is the path below its glob's fixed part."""
-    found: dict[Path, str] = {}
+def content_id(config: DataConfig) -> str | None:
+    """What the text of the corpus is known by without reading it; None where nothing tells it.
+
+    In a bucket an object's generation is of one content. A file of this machine can change with
+    nothing to show for it.
+    """
+    found = _matches(config.files)
+    if not found or not all(version for *_, version in found):
+        return None
+    said = [config.jsonl_field, *([name, version] for name, _, version in found)]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _matches(patterns: tuple[str, ...]) -> list[tuple[str, Path, str]]:
+    """(name, path, version) of each file once, by name, which is the path below its glob's root."""
+    found: dict[Path, tuple[str, str]] = {}
     for pattern in patterns:
         with told_of_buckets():
             root, files = find(pattern)
@@ -106,10 +119,10 @@ def _matches(patterns: tuple[str, ...]) -> list[tuple[str, Path]]:
             f"data.files must match at least one file, and {pattern!r} matches none: check the "
             "path, and quote globs on the command line; 'folder/**/*.txt' takes a whole tree.",
         )
-        for path in files:
+        for path, version in files.items():
             name = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "replace")
-            found.setdefault(resolved(path), name)
-    return sorted((name, path) for path, name in found.items())
+            found.setdefault(resolved(path), (name, version))
+    return sorted((name, path, version) for path, (name, version) in found.items())
 
 
 def _open(path: Path) -> IO[bytes]:

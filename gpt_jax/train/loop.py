@@ -22,6 +22,7 @@ from gpt_jax.flops import num_params
 from gpt_jax.model.pipeline import bubble, num_waiting
 from gpt_jax.parallel import hosts
 from gpt_jax.parallel.mesh import batch_shards
+from gpt_jax.paths import told_of_buckets
 from gpt_jax.train.checkpoint import Checkpointer
 from gpt_jax.train.metrics import Display, MetricsLog, Record
 from gpt_jax.train.run import RunFolder, StopSignals, check_origin, initial_params
@@ -45,6 +46,7 @@ class Outcome:
     """What `gzip -9` makes of the validation text, to be compared with val_bits_per_byte."""
 
 
+@told_of_buckets()
 def train(config: Config, workdir: Path) -> Outcome:
     """Train `config` in the folder `workdir`, from its newest good checkpoint if it has one.
 

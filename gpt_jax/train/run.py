@@ -214,6 +214,7 @@ def read_config(run: Path) -> Config:
         raise InputError(f"{path}: {error}") from None
 
 
+@told_of_buckets()
 def load(run: str | Path) -> tuple[Config, Any, Tokenizer]:
     """A trained or converted model: `config, params, tokenizer = gpt_jax.load(run)`.
 

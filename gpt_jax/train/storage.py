@@ -107,20 +107,21 @@ class _Lease:
         """Become the holder of a lock that was left behind, or raise."""
         content, generation = self._object.read()
         owner = _parsed(content)
-        here = owner.get("machine") == _this_process()["machine"]
-        alive = here and _is_running(owner)
-        if not here:
+        if owner.get("machine") == _this_process()["machine"]:
+            alive = _is_running(owner)
+        else:
             log.warning(
                 "%s is locked by a process of %s: waiting %.0f seconds for a sign of life from it",
                 self._path.parent,
                 owner.get("machine", ["another machine"])[0],
                 LEASE_SECONDS,
             )
-            end = time.monotonic() + LEASE_SECONDS
-            while not alive and time.monotonic() < end:
+            alive, end = False, time.monotonic() + LEASE_SECONDS
+            while generation and not alive and time.monotonic() < end:
                 time.sleep(LEASE_SECONDS / 20)
-                alive = self._object.read()[1] not in (generation, 0)
-        if alive or not self._object.write(self._mine, self._object.read()[1] and generation):
+                seen, generation = generation, self._object.read()[1]
+                alive = generation not in (seen, 0)
+        if alive or not self._object.write(self._mine, generation):
             raise _at_work(self._path.parent)
 
     def _renew(self) -> None:
@@ -200,7 +201,7 @@ class _Object:
         blob = self._bucket.blob(self._name)
         try:
             blob.upload_from_string(content, if_generation_match=generation)
-        except _conflicts():
+        except _conflicts()[:1]:
             found, now = self.read()
             if found != content:
                 return False
@@ -250,7 +251,7 @@ def _client() -> Any:
 
 
 def _conflicts() -> tuple[type[Exception], ...]:
-    """What is raised where an object is not of the generation asked for."""
+    """What is raised where an object has been replaced, and where it, or its bucket, is gone."""
     from google.api_core import exceptions
 
     return exceptions.PreconditionFailed, exceptions.NotFound

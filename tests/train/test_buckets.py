@@ -4,39 +4,25 @@ What a run in a bucket leaves is compared with the run on this machine that was 
 metrics and arrays are the same bits.
 """
 
+import gzip
+import json
 import re
 
+import jax
+import numpy as np
 import pytest
-from bucket_server import BucketServer
 from tiny_run import (
     TEXTS,
     assert_same_run,
+    files,
     finish,
     start,
 )
 
-pytest.importorskip("gcsfs", reason="gcsfs is not installed: pip install -e '.[gcs]'")
+import gpt_jax
+from gpt_jax.cli import main
 
 BUCKET = "bucket-of-tests"
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """An empty bucket, which this process and its children take for Cloud Storage."""
-    import fsspec
-    from etils.epath import backend
-
-    from gpt_jax.train import storage
-
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    with BucketServer(BUCKET) as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        # Clients are kept for the life of a process, and each test has another server.
-        storage._client.cache_clear()
-        fsspec.get_filesystem_class("gcs").clear_instance_cache()
-        backend.fsspec_backend._get_filesystem.cache_clear()
-        yield server
 
 
 def bring(server, name, folder):
@@ -49,9 +35,12 @@ def bring(server, name, folder):
 
 
 def put_text(server):
-    """The text of the tiny experiment under corpus/, one file of it packed."""
+    """The text of the tiny experiment under corpus/, and as packed lines under packed/."""
     for name, text in TEXTS.items():
         server.put(BUCKET, f"corpus/{name}", text.encode(), {})
+        lines = [json.dumps({"text": line}) for line in text.split("\n")]
+        packed = gzip.compress("\n".join(lines).encode())
+        server.put(BUCKET, f"packed/{name}.jsonl.gz", packed, {})
 
 
 def words(err):
@@ -60,7 +49,9 @@ def words(err):
 
 
 @pytest.mark.slow
-def test_a_run_in_a_bucket_that_is_killed_again_and_again(tiny, tmp_path, finished_alone, server):
+def test_a_run_in_a_bucket_that_is_killed_again_and_again(
+    tiny, tmp_path, finished_alone, server, capsys
+):
     """Text, cache and run are there; SIGKILL between saves, during one, and just before its end."""
     undisturbed, _ = finished_alone
     put_text(server)
@@ -83,6 +74,34 @@ def test_a_run_in_a_bucket_that_is_killed_again_and_again(tiny, tmp_path, finish
     status, out, err = finish(start(*command))
     assert (status, words(err)) == (0, "")
     assert "continuing from step 16\n" in out
+    assert out.endswith(f"gpt-jax generate {root}/runs/x --prompt the\n")
     assert server.names(BUCKET, "runs/x/lock") == []
     run = bring(server, "runs/x", tmp_path / "brought")
     assert_same_run(run, undisturbed)
+    assert not [name for name in files(run) if ".part-" in name]
+    names = {name.split("/")[0] for name in files(undisturbed)} - {"lock"}
+    assert {name.split("/")[0] for name in files(run)} == names
+    # What was written is what was sent, but for the lock and what each restart writes anew.
+    lines = (run / "metrics.jsonl").read_bytes()
+    sent = sum(size for name, size in server.uploaded.items() if "/.part-" in name)
+    events = sum(len(data) for name, data in files(run).items() if "tfevents" in name)
+    assert sent <= len(lines) * 2 + events
+
+    # The run can be read where it is, and once it is brought here it is a run like any other.
+    here, there = (gpt_jax.load(place) for place in (undisturbed, f"{root}/runs/x"))
+    jax.tree.map(np.testing.assert_array_equal, here[1], there[1])
+    said = []
+    for place in (f"{root}/runs/x", run):
+        assert main(["generate", str(place), "--prompt", "def ", "--max-new-tokens", "5"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    before = server.names(BUCKET, "runs/x/")
+    more = ["--data.cache-dir", f"{root}/cache", "--data.files", f"{root}/packed/*.jsonl.gz"]
+    more += ["--train.total-tokens", "1024", "--optimizer.decay-tokens", "1024"]
+    assert main(["train", f"{root}/runs/x", "--workdir", f"{root}/runs/y", *more]) == 0
+    out = capsys.readouterr().out
+    assert f"start   the parameters of {root}/runs/x\n" in out
+    assert server.names(BUCKET, "runs/x/") == before
+    config = json.loads(server.objects[BUCKET, "runs/y/config.json"].data)
+    assert config["init_from"] == f"{root}/runs/x"
+    assert config["data"]["tokenizer"] == f"{root}/runs/x/tokenizer"
