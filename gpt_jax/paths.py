@@ -155,6 +155,9 @@ def bucket_fault(error: BaseException) -> str | None:
     homes = ("gcsfs.", "google.api_core.", "google.auth.", "aiohttp.", "requests.")
     if not any(f"{kind.__module__}.".startswith(homes) for kind in kinds):
         return None
-    said = re.search(r'"message": "([^"]*)"', str(error))
-    lines = str(error).splitlines() or [type(error).__name__]
-    return f"{getattr(error, 'code', '')} {said[1]}".strip(" .") if said else lines[0][:300]
+    text = str(error)
+    said, bucket = re.search(r'"message": "([^"]*)"', text), re.search(r"/b/([^/?]+)", text)
+    if not said:
+        return (text.splitlines() or [type(error).__name__])[0][:300]
+    where = f"gs://{bucket[1]}: " if bucket else ""
+    return f"{where}{getattr(error, 'code', '')} {said[1]}".rstrip(" .")
