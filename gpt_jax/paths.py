@@ -14,6 +14,7 @@ import glob
 import importlib.util
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,7 +150,9 @@ def told_of_buckets() -> Iterator[None]:
 
 def bucket_fault(error: BaseException) -> str | None:
     """What Cloud Storage or the way to it has to say, in one line; None for any other error."""
-    if isinstance(error, OSError) and error.errno is None:  # gcsfs's; the system's have a number
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    modules = {frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames}
+    if isinstance(error, OSError) and error.errno is None and "gcsfs" in modules:
         return f"{type(error).__name__}, {error}"
     kinds = type(error).__mro__
     homes = ("gcsfs.", "google.api_core.", "google.auth.", "aiohttp.", "requests.")
