@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gpt_jax.model.dropout import drop, folded
+
 QUERY_CHUNK = 256
 MASKED = -1e30
 """A score that softmax turns into exactly 0, and that no arithmetic on it turns into NaN."""
@@ -42,7 +44,7 @@ def attend(
     start: Array | None = None,
     segment_ids: tuple[Array, Array] | None = None,
     dropout_rate: float = 0.0,
-    dropout_key: Array | None = None,
+    dropout_keys_B: Array | None = None,
 ) -> Array:
     """softmax(scale q k^T) v over the visible keys, (B, T, N, H) in the dtype of `q`.
 
@@ -53,7 +55,8 @@ def attend(
       start: place of the first query among the keys, as when decoding with a cache. None: queries
         and keys are the same T positions.
       segment_ids: (B, T) and (B, S) int32; a query sees only keys of its own segment.
-      dropout_rate, dropout_key: dropout on the attention probabilities where a key is given.
+      dropout_rate, dropout_keys_B: dropout on the attention probabilities where there are keys,
+        one for each row.
     """
     length, num_keys = q_BTNH.shape[1], k_BSNH.shape[1]
     q_BTNH = q_BTNH * (q_BTNH.shape[-1] ** -0.5 if scale is None else scale)
@@ -78,9 +81,8 @@ def attend(
         if segment_ids is not None:
             of_query_BT, of_key_BS = some_queries(segment_ids[0]), some_keys(segment_ids[1])
             seen_BTS = seen_BTS & (of_query_BT[:, :, None] == of_key_BS[:, None, :])
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, low)
         q, k, v = some_queries(q_BTNH), some_keys(k_BSNH), some_keys(v_BSNH)
-        return _attend_chunk(q, k, v, seen_BTS, key, dropout_rate)
+        return _attend_chunk(q, k, v, seen_BTS, folded(dropout_keys_B, low), dropout_rate)
 
     groups = _groups(num_chunks, size, num_keys, window, start is None)
     if num_chunks == 1:
@@ -125,13 +127,11 @@ def _attend_chunk(
     k_BSNH: Array,
     v_BSNH: Array,
     seen_BTS: Array,
-    dropout_key: Array | None,
+    dropout_keys_B: Array | None,
     dropout_rate: float,
 ) -> Array:
     scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH, preferred_element_type=jnp.float32)
     scores_BNTS = jnp.where(seen_BTS[:, None], scores_BNTS, MASKED)
     weights_BNTS = jax.nn.softmax(scores_BNTS, axis=-1)
-    if dropout_key is not None:
-        keep_BNTS = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights_BNTS.shape)
-        weights_BNTS = jnp.where(keep_BNTS, weights_BNTS / (1 - dropout_rate), 0.0)
+    weights_BNTS = drop(weights_BNTS, dropout_rate, dropout_keys_B)
     return jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS.astype(q_BTNH.dtype), v_BSNH)

@@ -34,7 +34,7 @@ def attend_over_mesh(
     start: Array | None,
     segment_ids: tuple[Array, Array] | None,
     dropout_rate: float = 0.0,
-    dropout_key: Array | None = None,
+    dropout_keys_B: Array | None = None,
 ) -> Array:
     """What `attend` gives, by `kernel`, whether or not B, N and T are split over a mesh.
 
@@ -45,7 +45,7 @@ def attend_over_mesh(
     """
     inputs = (q_BTNH, k_BSNH, v_BSNH)
     if start is None and kernel in ("splash", "cudnn"):
-        require(dropout_key is None, f"{kernel} attention has no dropout: {_REMEDY}")
+        require(dropout_keys_B is None, f"{kernel} attention has no dropout: {_REMEDY}")
         if kernel == "splash":
             # The kernel names its output itself, and the softmax's normalisers with it.
             return _splash_over_mesh(*inputs, scale=scale, window=window, segment_ids=segment_ids)
@@ -56,7 +56,7 @@ def attend_over_mesh(
             *inputs,
             start=start,
             segment_ids=segment_ids,
-            dropout_key=dropout_key,
+            dropout_keys_B=dropout_keys_B,
             dropout_rate=dropout_rate,
             scale=scale,
             window=window,
@@ -92,7 +92,7 @@ def _xla_over_mesh(
     *,
     start: Array | None,
     segment_ids: tuple[Array, Array] | None,
-    dropout_key: Array | None,
+    dropout_keys_B: Array | None,
     **how: Any,
 ) -> Array:
     mesh = _mesh()
@@ -104,11 +104,11 @@ def _xla_over_mesh(
             v_BSNH,
             start=start,
             segment_ids=segment_ids,
-            dropout_key=dropout_key,
+            dropout_keys_B=dropout_keys_B,
             **how,
         )
     require(
-        dropout_key is None,
+        dropout_keys_B is None,
         "dropout on attention is not drawn alike on parts of a sequence: set "
         "--model.attention-dropout 0, or --mesh.sequence 1.",
     )

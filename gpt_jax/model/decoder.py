@@ -23,6 +23,7 @@ from gpt_jax.config import AttentionKind, ModelConfig, Remat, require
 from gpt_jax.model.attention import MASKED
 from gpt_jax.model.cache import KeysAndValues, KVCache, LayerCache
 from gpt_jax.model.context_parallel import attend_over_mesh
+from gpt_jax.model.dropout import drop, folded, row_keys
 from gpt_jax.model.pipeline import Load, Pipe, pipe_of_mesh, run_in_stages
 from gpt_jax.model.positions import Rotation, frequencies, rotate, rotation, sinusoids
 
@@ -84,7 +85,6 @@ class Attention(nn.Module):
 
     config: ModelConfig
     kind: AttentionKind
-    train: bool
 
     @nn.compact
     def __call__(
@@ -92,6 +92,7 @@ class Attention(nn.Module):
         x_BTD: Array,
         turn: Rotation | None,
         segment_ids_BT: Array | None,
+        keys_B: Array | None,
         cache: LayerCache | None,
     ) -> tuple[Array, KeysAndValues | None]:
         c = self.config
@@ -109,7 +110,6 @@ class Attention(nn.Module):
             kept = (k_BSNH, v_BSNH)
         if segment_ids_BT is not None:
             segments = (segment_ids_BT, segment_ids_BT if cache is None else cache.segment_ids_BS)
-        dropping = self.train and c.attention_dropout > 0
         y_BTNH = attend_over_mesh(
             q_BTNH,
             k_BSNH,
@@ -121,7 +121,7 @@ class Attention(nn.Module):
             start=start,
             segment_ids=segments,
             dropout_rate=c.attention_dropout,
-            dropout_key=self.make_rng("dropout") if dropping else None,
+            dropout_keys_B=keys_B if c.attention_dropout > 0 else None,
         )
         # GPT-2 scales what is added to the residual stream by 1/sqrt(number of residual layers).
         out_init = normal(INIT_STD / (2 * c.num_layers) ** 0.5, "NHD")
@@ -164,6 +164,11 @@ class MLP(nn.Module):
         return y_BTD
 
 
+def _between(config: ModelConfig) -> str:
+    """The axes of what one layer hands to the next."""
+    return "BRD" if config.split_residual else "BTD"
+
+
 class Block(nn.Module):
     """A layer: attention and MLP, each added to the residual stream.
 
@@ -173,7 +178,6 @@ class Block(nn.Module):
 
     config: ModelConfig
     kind: AttentionKind
-    train: bool
 
     @nn.compact
     def __call__(
@@ -181,24 +185,27 @@ class Block(nn.Module):
         x_BTD: Array,
         turn: Rotation | None,
         segment_ids_BT: Array | None,
+        keys_B: Array | None,
         cache: LayerCache | None,
     ) -> tuple[Array, KeysAndValues | None]:
         c = self.config
-        dropout = nn.Dropout(c.residual_dropout, deterministic=not self.train)
-        attention, mlp = Attention(c, self.kind, self.train, name="attention"), MLP(c, name="mlp")
+        of_attention_B, *of_sums_B = (folded(keys_B, place) for place in range(3))
+        dropped = [partial(drop, rate=c.residual_dropout, keys_B=keys_B) for keys_B in of_sums_B]
+        attention, mlp = Attention(c, self.kind, name="attention"), MLP(c, name="mlp")
         norm_attention = norm_mlp = Norm(c, name="norm_attention")
-        between = "BRD" if c.split_residual else "BTD"
+        between = _between(c)
         if c.residual != "parallel_one_norm":
             norm_mlp = Norm(c, name="norm_mlp")
         if c.norm_position == "after":
-            h_BTD, kept = attention(x_BTD, turn, segment_ids_BT, cache)
-            x_BTD = constrain(norm_attention(x_BTD + dropout(h_BTD)), between)
-            x_BTD = norm_mlp(x_BTD + dropout(mlp(x_BTD)))
+            h_BTD, kept = attention(x_BTD, turn, segment_ids_BT, of_attention_B, cache)
+            x_BTD = constrain(norm_attention(x_BTD + dropped[0](h_BTD)), between)
+            x_BTD = norm_mlp(x_BTD + dropped[1](mlp(x_BTD)))
         else:
-            h_BTD, kept = attention(norm_attention(x_BTD), turn, segment_ids_BT, cache)
-            sum_BTD = constrain(x_BTD + dropout(h_BTD), between)
+            y_BTD = norm_attention(x_BTD)
+            h_BTD, kept = attention(y_BTD, turn, segment_ids_BT, of_attention_B, cache)
+            sum_BTD = constrain(x_BTD + dropped[0](h_BTD), between)
             h_BTD = mlp(norm_mlp(sum_BTD if c.residual == "sequential" else x_BTD))
-            x_BTD = sum_BTD + dropout(h_BTD)
+            x_BTD = sum_BTD + dropped[1](h_BTD)
         # What each layer leaves; kept only where "intermediates" is asked for, and free elsewhere.
         self.sow("intermediates", "output", x_BTD)
         return constrain(x_BTD, between), kept
@@ -208,7 +215,6 @@ class Period(nn.Module):
     """One turn of the attention pattern: the body of the loop over the depth."""
 
     config: ModelConfig
-    train: bool
 
     @nn.compact
     def __call__(
@@ -216,15 +222,23 @@ class Period(nn.Module):
         x_BTD: Array,
         turn: Rotation | None,
         segment_ids_BT: Array | None,
+        keys_B: Array | None,
         caches: tuple[LayerCache, ...] | None,
     ) -> tuple[Array, tuple[KeysAndValues | None, ...]]:
         kept = []
         for slot, kind in enumerate(self.config.attention_pattern):
-            block = _rematerialised(self.config)(self.config, kind, self.train, name=f"{slot}")
+            block = _rematerialised(self.config)(self.config, kind, name=f"{slot}")
             cache = None if caches is None else caches[slot]
-            x_BTD, k_and_v = block(x_BTD, turn, segment_ids_BT, cache)
+            x_BTD, k_and_v = block(x_BTD, turn, segment_ids_BT, folded(keys_B, slot), cache)
             kept.append(k_and_v)
         return x_BTD, tuple(kept)
+
+
+def _is_matrix_product(primitive: Any, *_: Any, **params: Any) -> bool:
+    """With a matrix of parameters, that is; in stages these have an axis in common with the batch.
+    Scores and what they weigh, which have rows and heads in common, are not kept.
+    """
+    return primitive.name == "dot_general" and len(params["dimension_numbers"][1][0]) < 2
 
 
 def _policies() -> dict[Remat, Any]:
@@ -232,7 +246,7 @@ def _policies() -> dict[Remat, Any]:
     keep = jax.checkpoint_policies
     named = ["qkv", "attention"]
     return {
-        "dots": keep.dots_with_no_batch_dims_saveable,
+        "dots": _is_matrix_product,
         "qkv_attention": keep.save_only_these_names(*named),
         "offload": keep.save_and_offload_only_these_names(
             names_which_can_be_saved=[],
@@ -267,6 +281,7 @@ class GPT(nn.Module):
 
     def setup(self) -> None:
         c = self.config
+        periods = c.num_layers // len(c.attention_pattern)
         vocab, token, width = c.padded_vocab_size, c.token_dim, c.embed_dim
         self.embedding_VE = self.param("embedding", normal(INIT_STD, "VE"), (vocab, token))
         if c.position_encoding == "learned":
@@ -278,12 +293,12 @@ class GPT(nn.Module):
         self.layers = nn.scan(
             Period,
             variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType] (int)
-            length=c.num_layers // len(c.attention_pattern),
-            unroll=min(c.scan_unroll, c.num_layers // len(c.attention_pattern)),
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast, 0, 0),  # pyright: ignore[reportArgumentType] (int)
+            length=periods,
+            unroll=min(c.scan_unroll, periods),
             metadata_params={nn.PARTITION_NAME: "L"},
-        )(c, self.train)
+        )(c)
         if c.final_norm:
             self.norm_final = Norm(c)
         if not c.tied_head:
@@ -331,45 +346,68 @@ class GPT(nn.Module):
         if c.rotated_dim:
             places_BT = jnp.arange(length)[None] if positions_BT is None else positions_BT
             turn = rotation(places_BT, c.context_length, frequencies(c.rotated_dim, c.rotary_base))
-        pipe = pipe_of_mesh()
+        keys_L, pipe = self._layer_keys(), pipe_of_mesh()
         # A pipeline has no place for what each layer makes: parameters, caches, what is sown.
         by_layer = self.is_initializing() or self.is_mutable_collection("intermediates")
         if cache is None and pipe is not None and not by_layer:
-            x_BTD = self._in_stages(pipe, x_BTD, turn, segment_ids_BT)
+            x_BTD = self._in_stages(pipe, x_BTD, turn, segment_ids_BT, keys_L)
         elif cache is None:
-            x_BTD, _ = self.layers(x_BTD, turn, segment_ids_BT, None)
+            rows_B = jnp.arange(len(tokens_BT))
+            keys_LB = None if keys_L is None else jax.vmap(row_keys, (0, None))(keys_L, rows_B)
+            x_BTD, _ = self.layers(x_BTD, turn, segment_ids_BT, keys_LB, None)
         else:
             assert segment_ids_BT is not None, "a cache needs segment_ids_BT"
             cache = cache.marked(segment_ids_BT)
-            x_BTD, kept = self.layers(x_BTD, turn, segment_ids_BT, cache.by_layer())
+            x_BTD, kept = self.layers(x_BTD, turn, segment_ids_BT, None, cache.by_layer())
             cache = cache.filled(kept, length)
         return self.norm_final(x_BTD) if c.final_norm else x_BTD, cache
 
+    def _layer_keys(self) -> Array | None:
+        """A key for the dropout of each turn of the loop over the depth; None where there is none.
+
+        The embedding's is drawn elsewhere, for the whole batch.
+        """
+        c = self.config
+        if not self.train or c.attention_dropout == c.residual_dropout == 0:
+            return None
+        periods = c.num_layers // len(c.attention_pattern)
+        return jax.random.split(self.make_rng("dropout"), periods)
+
     def _in_stages(
-        self, pipe: Pipe, x_BTD: Array, turn: Rotation | None, segment_ids_BT: Array | None
+        self,
+        pipe: Pipe,
+        x_BTD: Array,
+        turn: Rotation | None,
+        segment_ids_BT: Array | None,
+        keys_L: Array | None,
     ) -> Array:
         """What the layers make of `x_BTD`, with a part of them on each stage of the pipeline."""
-        period = Period(self.config, self.train, parent=None)
+        period = Period(self.config, parent=None)
         load: Load = {"x": x_BTD}
+        if keys_L is not None:
+            load["rows"] = jnp.arange(len(x_BTD))
         if segment_ids_BT is not None:
             load["segment_ids"] = segment_ids_BT
         # Places that differ by row go with their rows; those of all rows are the same everywhere.
         if turn is not None and len(turn[0]) > 1:
             load["cos"], load["sin"] = turn
 
-        def stage(params: Any, load: Load) -> Load:
+        def stage(layers: Any, load: Load) -> Load:
             places = (load["cos"], load["sin"]) if "cos" in load else turn
-            segment_ids_BT = load.get("segment_ids")
 
-            def some_layers(x_BTD: Array, params: Any) -> tuple[Array, None]:
+            def some_layers(x_BTD: Array, layer: Any) -> tuple[Array, None]:
+                params, key = layer
+                keys_B = None if key is None else row_keys(key, load["rows"])
+                segment_ids_BT = load.get("segment_ids")
                 variables = {"params": params}
-                return period.apply(variables, x_BTD, places, segment_ids_BT, None)[0], None
+                return period.apply(variables, x_BTD, places, segment_ids_BT, keys_B, None)[0], None
 
-            unroll = min(self.config.scan_unroll, len(jax.tree.leaves(params)[0]))
-            x_BTD, _ = jax.lax.scan(some_layers, load["x"], params, unroll=unroll)
+            unroll = min(self.config.scan_unroll, len(jax.tree.leaves(layers)[0]))
+            x_BTD, _ = jax.lax.scan(some_layers, load["x"], layers, unroll=unroll)
             return load | {"x": x_BTD}
 
-        return run_in_stages(stage, self.layers.variables["params"], load, pipe)["x"]
+        layers = (self.layers.variables["params"], keys_L)
+        return run_in_stages(stage, layers, load, pipe, _between(self.config)[:2])["x"]
 
     def _embed(self, tokens_BT: Array, positions_BT: Array | None) -> Array:
         """Token embeddings (B, T, D), with their places where these are added."""

@@ -19,6 +19,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -57,7 +58,7 @@ class Pipe:
         # Every so-manieth row of a device goes into one part: each part has some on all of them.
         x = x.reshape(self.before, self.stages, -1, waiting, *x.shape[1:])
         x = jnp.moveaxis(x, (1, 3), (0, 1))
-        return self.constrain(x.reshape(*x.shape[:2], -1, *x.shape[4:]), "L.BT")
+        return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
     def gather(self, x: Array) -> Array:
         """The inverse of `spread`."""
@@ -120,14 +121,11 @@ def check_stages(config: ModelConfig, stages: int) -> None:
         f"attention pattern: {config.num_layers} layers, in turns of {period}, do not divide over "
         f"pipeline = {stages} stages: change --mesh.pipeline, or --model.num-layers.",
     )
-    require(
-        stages == 1 or (config.residual_dropout == 0 and config.attention_dropout == 0),
-        "dropout within the layers is not drawn alike in stages: set --model.residual-dropout 0 "
-        "and --model.attention-dropout 0, or --mesh.pipeline 1.",
-    )
 
 
-def run_in_stages(stage: Callable[[Any, Load], Load], params: Any, load: Load, pipe: Pipe) -> Load:
+def run_in_stages(
+    stage: Callable[[Any, Load], Load], params: Any, load: Load, pipe: Pipe, letters: str = "BT"
+) -> Load:
     """What `stage(params, load)` gives of all layers, from stages over the mesh.
 
     Args:
@@ -136,6 +134,7 @@ def run_in_stages(stage: Callable[[Any, Load], Load], params: Any, load: Load, p
       load: arrays (B, ...) or (B, T, ...). B must divide over the pipeline and over the mesh axes
         of the batch together: InputError.
       pipe: `pipe_of_mesh()`.
+      letters: the first axes of the arrays of `load`, as they are laid out between layers.
     """
     rows = next(iter(load.values())).shape[0]
     require(
@@ -147,42 +146,40 @@ def run_in_stages(stage: Callable[[Any, Load], Load], params: Any, load: Load, p
     with pipe.within():
         by_stage = jax.tree.map(lambda x: x.reshape(pipe.stages, -1, *x.shape[1:]), params)
         waiting = jax.tree.map(pipe.spread, load)
-        done = _schedule(stage, by_stage, waiting, pipe)
+        done = _schedule(stage, by_stage, waiting, pipe, letters)
     return jax.tree.map(pipe.gather, done)
 
 
-def _schedule(stage: Callable, params: Any, waiting: Load, pipe: Pipe) -> Load:
+def _schedule(stage: Callable, params: Any, waiting: Load, pipe: Pipe, letters: str) -> Load:
     """All turns: `params` (S, L/S, ...), `waiting` (S, W, B', ...), both along the pipeline."""
     stages, (_, slots, *_) = pipe.stages, next(iter(waiting.values())).shape
     all_stages = jax.vmap(stage, spmd_axis_name=pipe.axis)
+    each = jax.tree.map
+
+    def laid_out(load: Load, before: str) -> Load:
+        return each(lambda x: pipe.constrain(x, before + letters), load)
 
     def turn(carry: tuple[Load, Load], index: Array) -> tuple[tuple[Load, Load], None]:
         arrived, waiting = carry
         slot = index % slots
-        next_in = jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(x, slot, 1, keepdims=False), waiting
-        )
-        work = jax.tree.map(lambda x, y: _at_stage(0, x, y), next_in, arrived)
-        work = jax.tree.map(lambda x: pipe.constrain(x, "LBT"), work)
-        done = all_stages(params, work)
-        done = jax.tree.map(lambda x: pipe.constrain(x, "LBT"), done)
-        moved = jax.tree.map(
-            lambda x, y: _at_stage(stages - 1, x, jnp.roll(y, -1, axis=0)), done, next_in
-        )
-        waiting = jax.tree.map(
-            lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, slot, 1), waiting, moved
-        )
-        waiting = jax.tree.map(lambda x: pipe.constrain(x, "L.BT"), waiting)
-        return (jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), done), waiting), None
+        first = each(lambda x: jax.lax.dynamic_index_in_dim(x, slot, 1, keepdims=False), waiting)
+        done = all_stages(params, laid_out(each(partial(_at_stage, 0), first, arrived), "L"))
+        done = laid_out(done, "L")
+        # The slot that was taken from moves one stage down, and what is finished comes in above.
+        moved = each(lambda x, y: _at_stage(-1, x, jnp.roll(y, -1, axis=0)), done, first)
+        put = partial(jax.lax.dynamic_update_index_in_dim, index=slot, axis=1)
+        waiting = laid_out(each(put, waiting, moved), "L.")
+        return (each(lambda x: jnp.roll(x, 1, axis=0), done), waiting), None
 
-    empty = jax.tree.map(lambda x: jnp.zeros_like(x[:, 0]), waiting)
+    waiting = laid_out(waiting, "L.")
+    nothing = each(lambda x: jnp.zeros_like(x[:, 0]), waiting)
     turns = jnp.arange(stages * slots + stages - 1)
-    (_, waiting), _ = jax.lax.scan(turn, (empty, waiting), turns)
+    (_, waiting), _ = jax.lax.scan(turn, (nothing, waiting), turns)
     # The part that came in from slot w left in the turn S - 1 later, into the slot of that turn.
-    return jax.tree.map(lambda x: jnp.roll(x, 1 - stages, axis=1), waiting)
+    return each(lambda x: jnp.roll(x, 1 - stages, axis=1), waiting)
 
 
 def _at_stage(stage: int, x: Array, others: Array) -> Array:
-    """`x` at one stage, `others` at all others."""
-    here = jnp.arange(len(x)) == stage
+    """`x` at one stage, `others` at all others; -1 is the last."""
+    here = jnp.arange(len(x)) == stage % len(x)
     return jnp.where(here.reshape(-1, *[1] * (x.ndim - 1)), x, others)

@@ -294,7 +294,7 @@ def describe(program: Program, corpus: Corpus, step: int) -> str:
     if stages > 1:
         parts = stages * num_waiting(program.rows // batch_shards(program.mesh))
         lines.append(
-            f"stages  {stages} of {config.model.num_layers // stages} layers, a micro-batch in "
+            f"stages  {stages} x {config.model.num_layers // stages} layers, a micro-batch in "
             f"{parts} parts: {bubble(stages, parts):.0%} of the time is bubble"
         )
     options = compiler_options(config, program.mesh.devices.flat[0].platform)

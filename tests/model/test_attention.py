@@ -9,6 +9,7 @@ from jaxpr_flops import dot_flops
 
 from gpt_jax.model import attention
 from gpt_jax.model.attention import attend, visible
+from gpt_jax.model.dropout import row_keys
 
 HEADS, HEAD_DIM = 2, 4
 
@@ -111,7 +112,11 @@ def test_dropout_on_the_weights_keeps_their_mean_and_follows_its_key():
     q, k, _ = random_qkv(32, 32, batch=16)
     v = np.ones_like(k)
 
-    dropped = jax.jit(lambda key: attend(q, k, v, dropout_rate=0.25, dropout_key=key))
+    @jax.jit
+    def dropped(key):
+        keys = row_keys(key, jnp.arange(16))
+        return attend(q, k, v, dropout_rate=0.25, dropout_keys_B=keys)
+
     out = np.asarray(dropped(jax.random.key(0)))
     assert out[:, 8:].mean() == pytest.approx(1, abs=0.02)
     assert out.std() > 0.05
@@ -126,7 +131,8 @@ def test_every_chunk_drops_other_weights(monkeypatch):
     monkeypatch.setattr(attention, "QUERY_CHUNK", 16)
     equal = np.ones((1, 64, 1, 1), "float32")
     # A window of one: a token's answer is 0 or 2, its own weight's fate.
-    out = attend(equal, equal, equal, window=1, dropout_rate=0.5, dropout_key=jax.random.key(0))
+    keys = jax.random.split(jax.random.key(0), 1)
+    out = attend(equal, equal, equal, window=1, dropout_rate=0.5, dropout_keys_B=keys)
     fates = np.asarray(out).reshape(4, 16)
     assert len({tuple(row) for row in fates}) == 4
 

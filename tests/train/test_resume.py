@@ -110,17 +110,20 @@ def test_stopped_by_signals(tiny, tmp_path, finished_alone):
 def test_eight_devices_then_four_then_one(tiny, tmp_path, finished):
     """The same samples in the same order: losses agree to 1e-5 with the run that stayed on eight.
 
-    Float32 sums in another order differ by about 1e-7 each; 16 steps of Adam let that grow.
+    On four it goes on in two stages of a pipeline. Float32 sums in another order differ by about
+    1e-7 each; 16 steps of Adam let that grow.
     """
     run = shutil.copytree(finished, tmp_path / "run")
     drop_after(run, 8)
-    process = start("train", tiny, "--workdir", run, "--checkpoint.every", "1", devices=4)
+    command = ["train", tiny, "--workdir", run, "--checkpoint.every", "1", "--mesh.pipeline", "2"]
+    process = start(*command, devices=4)
     deadline = time.monotonic() + 300
     while max(saved_steps(run)) < 12 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.kill()
     _, out, _ = finish(process)
-    assert "devices 4 x" in out
+    assert "devices 4 x cpu, mesh pipeline 2 x data 2\n" in out
+    assert "stages  2 x 1 layers, a micro-batch in 4 parts: 20% of the time is bubble\n" in out
     assert "continuing from step 8" in out
     status, out, err = finish(start("train", tiny, "--workdir", run, devices=1))
     assert (status, err) == (0, "")
