@@ -29,7 +29,6 @@ MODEL = ModelConfig(
     vocab_size=128,
     context_length=LENGTH,
     num_layers=4,
-    embed_dim=160,
     num_heads=2,
     attention_pattern=("dense", "banded"),
     attention_window=128,
@@ -37,11 +36,13 @@ MODEL = ModelConfig(
 )
 
 
-def compile_step(segmented: bool, mesh: MeshConfig, remat: Remat, devices: list) -> dict:
+def compile_step(
+    head_dim: int, segmented: bool, mesh: MeshConfig, remat: Remat, devices: list
+) -> dict:
     """What a training step is made of, on `devices`."""
     tokens = ROWS * LENGTH
     config = Config(
-        model=dataclasses.replace(MODEL, remat=remat),
+        model=dataclasses.replace(MODEL, embed_dim=2 * head_dim, remat=remat),
         data=DataConfig(isolate_documents=segmented),
         train=TrainConfig(total_tokens=tokens, batch_tokens=tokens),
         mesh=mesh,
@@ -66,9 +67,9 @@ def compile_step(segmented: bool, mesh: MeshConfig, remat: Remat, devices: list)
 if __name__ == "__main__":
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
     parts, stages = MeshConfig(1, 1, 2, sequence=2), MeshConfig(1, 2, 1, pipeline=2)
-    for segmented, mesh, remat in (
-        (False, parts, "none"),
-        (True, parts, "attention"),
-        (False, stages, "full"),
+    for how in (
+        (80, False, parts, "none"),
+        (96, True, parts, "attention"),
+        (64, False, stages, "full"),
     ):
-        print(json.dumps(compile_step(segmented, mesh, remat, devices)), flush=True)
+        print(json.dumps(compile_step(*how, devices)), flush=True)

@@ -206,8 +206,9 @@ def test_a_length_that_is_not_of_whole_blocks_is_refused():
 
 @pytest.mark.slow
 def test_a_step_with_the_kernel_compiles_for_a_tpu(root):
-    """For four v5e chips, by libtpu: dense and banded layers of head dim 80 in bfloat16, split over
-    tensor and sequence, and over fsdp and in stages. None of it has run on one.
+    """For four v5e chips, by libtpu: dense and banded layers in bfloat16, split over tensor and
+    sequence, and over fsdp and in stages, with the head dims that are not the registers' width.
+    None of it has run on one.
     """
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed: pip install -e '.[tpu]'")
