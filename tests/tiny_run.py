@@ -55,10 +55,17 @@ def write_experiment(folder: Path) -> Path:
     return path
 
 
-def start(*arguments: object, devices: int = 1, file_limit: int = -1) -> subprocess.Popen:
+def start(
+    *arguments: object,
+    devices: int = 1,
+    file_limit: int = -1,
+    folder: Path | None = None,
+    **environment: str,
+) -> subprocess.Popen:
     """`gpt-jax` with these arguments in a process of its own; its output can be read.
 
     `file_limit`: bytes that no file of it may grow past, which fails as a full disk does.
+    `folder`: where it starts, and takes the package from if that is there.
     """
     code = (
         "import resource, sys; from gpt_jax.cli import main; "
@@ -66,7 +73,8 @@ def start(*arguments: object, devices: int = 1, file_limit: int = -1) -> subproc
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)} | environment,
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

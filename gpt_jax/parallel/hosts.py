@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -22,8 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from jax._src import distributed
 
 from gpt_jax.config import InputError, require
 
@@ -33,6 +33,8 @@ START_SECONDS = 300
 """The hosts of a run start within so long of each other."""
 END_SECONDS = 5
 """A host that ends with an error waits so long for the others to end with one too."""
+WAIT_MILLISECONDS = 2**31 - 1
+"""Three weeks and a half: hosts wait for each other, and only a dead one ends that."""
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 LOST = (
     "another host of this run has died, has ended or cannot be reached, and none trains without it "
@@ -109,14 +111,16 @@ def joined(
         yield
     except BaseException as error:
         last_words.spoken = True
-        if not isinstance(error, InputError) and _LOSS.search(str(error)):
+        from_jax = isinstance(error, RuntimeError | ValueError) and not isinstance(
+            error, InputError
+        )
+        if from_jax and _LOSS.search(str(error)):
             raise InputError(f"{LOST}. Here it showed as: {_first_line(error)}") from error
         raise
 
 
 _LOSS = re.compile(
-    r"gloo|nccl|connection (closed|reset)|socket closed|unavailable|coordination service|"
-    r"heartbeat|preempt",
+    r"gloo|nccl|connection (closed|reset)|socket closed|unavailable|coordination|heartbeat|barrier",
     re.IGNORECASE,
 )
 """In what jax raises when a collective has lost a member."""
@@ -182,15 +186,22 @@ def is_first() -> bool:
 
 
 def gather(text: str) -> list[str]:
-    """The `text` of every host, in the order of their indices; waits for all of them."""
+    """The `text` of every host, in the order of their indices; waits for all of them.
+
+    It goes through the service and not through the devices, which wait for each other less
+    patiently than hosts must for one that tokenises. Every host calls this equally often.
+    """
     if jax.process_count() == 1:
         return [text]
-    mine = np.frombuffer(text.encode(), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(mine)))).reshape(-1)
-    padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
-    padded[: len(mine)] = mine
-    rows = np.asarray(multihost_utils.process_allgather(padded))
-    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+    client: Any = distributed.global_state.client  # as Orbax does: there is no public way
+    turn = f"gpt_jax/gather/{next(_turns)}"
+    client.key_value_set(f"{turn}/{jax.process_index()}", text)
+    client.wait_at_barrier(turn, WAIT_MILLISECONDS)
+    found = {int(key.rpartition("/")[2]): said for key, said in client.key_value_dir_get(turn)}
+    return [found[index] for index in range(jax.process_count())]
+
+
+_turns = itertools.count()
 
 
 def from_first(value: Any) -> Any:

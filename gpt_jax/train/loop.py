@@ -144,6 +144,7 @@ def _loop(
             # Reported first: a run that is killed and goes on from here must not lack the line.
             val_loss = pending.losses.get("val_loss")
             _report(pending, config, log, display)
+            watchdog.step_ended()
             log.flush()
             pending = None
             with display.pause(), watchdog.looks_away():
