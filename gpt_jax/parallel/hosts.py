@@ -17,6 +17,7 @@ import json
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,27 +82,25 @@ def joined(
     assert coordinator is not None
     assert count is not None
     assert index is not None
-    _check(coordinator, count, index)
-    try:
-        jax.distributed.initialize(
-            coordinator,
-            count,
-            index,
-            local_devices,
-            cluster_detection_method="deactivate",
-            # By default it listens on every interface of the host.
-            coordinator_bind_address=bind or coordinator,
-            initialization_timeout=START_SECONDS,
-            heartbeat_timeout_seconds=heartbeat_seconds,
-            shutdown_timeout_seconds=END_SECONDS,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{count} hosts must meet at {coordinator} within {START_SECONDS} s of each other, and "
-            f"host {index} could not ({_first_line(error)}): start one command for each index at "
-            "an address of the first host that all of them reach and that nothing else listens on."
-        ) from error
-    last_words = _LastWords()
+    _check(coordinator, count, index, bind)
+    last_words = _LastWords(
+        f"{count} hosts must meet at {coordinator} within {START_SECONDS} s of each other, and "
+        f"host {index} did not meet all of them: start one command for each index, at an address "
+        "of the first host that all of them reach"
+    )
+    jax.distributed.initialize(
+        coordinator,
+        count,
+        index,
+        local_devices,
+        cluster_detection_method="deactivate",
+        # By default it listens on every interface of the host.
+        coordinator_bind_address=bind or coordinator,
+        initialization_timeout=START_SECONDS,
+        heartbeat_timeout_seconds=heartbeat_seconds,
+        shutdown_timeout_seconds=END_SECONDS,
+    )
+    last_words.text = LOST
     try:
         require(
             jax.device_count() == count * jax.local_device_count(),
@@ -138,26 +137,42 @@ def _cluster() -> tuple[str | None, int | None, int | None, Any]:
     )
 
 
-def _check(coordinator: str, count: int, index: int) -> None:
-    require(
-        re.fullmatch(r".+:\d+", coordinator) is not None,
-        f"--coordinator must be ADDRESS:PORT of the first host, and it is {coordinator!r}.",
-    )
+def _check(coordinator: str, count: int, index: int, bind: str | None) -> None:
+    for option, address in (("--coordinator", coordinator), ("--coordinator-bind", bind)):
+        require(
+            address is None or re.fullmatch(r".+:\d{1,5}", address) is not None,
+            f"{option} must be ADDRESS:PORT of the first host, and it is {address!r}.",
+        )
     require(
         0 <= index < count,
         f"--host-index counts from 0 to --num-hosts less one, and it is {index} of {count}.",
     )
+    if index > 0:
+        return
+    # Tried here first: jax's own server may crash where it cannot listen.
+    host, _, port = (bind or coordinator).rpartition(":")
+    try:
+        place = (host.strip("[]"), int(port))
+        family = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server(place, family=family).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"the first host must be able to listen at {bind or coordinator}, and it is not "
+            f"({error}): name an address of its own and a free port (--coordinator, and "
+            "--coordinator-bind where it is known to the others by another address)."
+        ) from error
 
 
 class _LastWords:
     """Says why this process ends when jax ends it.
 
-    Once the service has told of a host that died, jax aborts the others from a thread of its own,
-    after a line that says so and a stack of its own code. Nothing in Python sees that but a handler
-    of SIGABRT, and Python's own would run only later: this one is C's.
+    Once the service has told of a host that died, or has waited in vain for one to join, jax aborts
+    the process, after a line that says so and a stack of its own code. Nothing in Python sees that
+    but a handler of SIGABRT, and Python's own would run only later: this one is C's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
+        self.text = text
         self.spoken = False
         """Whether this process has an error of its own to tell."""
         self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._speak)
@@ -169,7 +184,7 @@ class _LastWords:
 
     def _speak(self, _: int) -> None:
         if not self.spoken:
-            os.write(2, f"error: {LOST}.\n".encode())
+            os.write(2, f"error: {self.text}.\n".encode())
         os._exit(1)
 
 
@@ -206,7 +221,7 @@ _turns = itertools.count()
 
 def from_first(value: Any) -> Any:
     """The first host's `value`, of what JSON can hold, on every host."""
-    return json.loads(gather(json.dumps(value))[0])
+    return value if jax.process_count() == 1 else json.loads(gather(json.dumps(value))[0])
 
 
 def together(work: Callable[[], T], kind: type[Exception] = InputError) -> T:

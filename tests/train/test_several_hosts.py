@@ -4,6 +4,8 @@ The reference is one process, which tests elsewhere compare with NumPy. Losses a
 float32 sums in another order differ by about 1e-7 each, and Adam lets that grow a little.
 """
 
+import contextlib
+import random
 import re
 import shlex
 import shutil
@@ -16,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import STEPS, files, finish, metrics, saved, saved_steps, start, wait_for_step
+from tiny_run import STEPS, finish, metrics, saved, saved_steps, start, wait_for_step
 
 from gpt_jax.train.checkpoint import _read_record
 from gpt_jax.train.digest import tree_digest
@@ -56,29 +58,21 @@ def stuck(tiny) -> Path:
     return path
 
 
-def free_port():
+def free_port(above=0):
     """A port of loopback that nothing listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    while True:
+        place = ("127.0.0.1", above and random.randrange(above, 65536))
+        with contextlib.suppress(OSError), socket.create_server(place) as found:
+            return found.getsockname()[1]
 
 
 class Hosts:
-    """Hosts that train with the same words; `each`: more arguments of `start` for some of them.
+    """Hosts that train with the same words; a context manager, at whose end none is left."""
 
-    A context manager, at whose end none is left.
-    """
-
-    def __init__(self, count, *words, devices=1, each=None):
+    def __init__(self, count, *words, devices=1):
         self.words, self.port = ["train", *map(str, words)], free_port()
         self.processes = [
-            start(
-                *self.words,
-                *self.place(count, index),
-                devices=devices,
-                **(each or {}).get(index, {}),
-            )
-            for index in range(count)
+            start(*self.words, *self.place(count, index), devices=devices) for index in range(count)
         ]
 
     def place(self, count, index):
@@ -175,18 +169,18 @@ def stop(run, hosts, index, step, number=signal.SIGTERM):
 def test_four_then_one_then_two_then_four(slow, tmp_path, finished_alone):
     """Stopped by a signal to one host each time, and gone on with on other hosts, as if never.
 
-    The mesh changes with them: parameters split over all four; whole on one; heads split between
-    two hosts, which then load the same rows, beside two parts of the batch; two parts of each. What
-    is on disk after each stop has the digests that the hosts computed together, and is read here by
-    Orbax alone.
+    The mesh changes with them: parameters split over all four; whole on one; sequences split
+    between two hosts, which then load the same rows, and heads within each. What is on disk after
+    each stop, read here by Orbax alone, has the digests that the hosts computed together.
     """
     alone, _ = finished_alone
     run, last = tmp_path / "run", 0
     words = [slow, "--workdir", run, "--checkpoint.keep-last", "9"]
+    split = ["--mesh.data", "1", "--mesh.fsdp", "4"]
     meshes = {
-        (4, 0): (1, ["--mesh.data", "1", "--mesh.fsdp", "4"]),
+        (4, 0): (1, split),
         (1, 0): (1, []),
-        (2, 1): (2, ["--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "2"]),
+        (2, 1): (2, ["--mesh.data", "1", "--mesh.sequence", "2", "--mesh.tensor", "2"]),
     }
     for (count, index), (devices, mesh) in meshes.items():
         with Hosts(count, *words, *mesh, devices=devices) as hosts:
@@ -200,7 +194,7 @@ def test_four_then_one_then_two_then_four(slow, tmp_path, finished_alone):
         assert sorted(digests.values()) == sorted(found.values())
         assert last < step < STEPS
         last = step
-    with Hosts(4, *words, "--mesh.data", "2", "--mesh.fsdp", "2") as hosts:
+    with Hosts(4, *words, *split) as hosts:
         (status, out, _), *others = hosts.end()
     assert (status, [status for status, _, _ in others]) == (0, [0, 0, 0])
     assert f"continuing from step {last}" in out
@@ -233,14 +227,22 @@ def test_disagreements_are_named_by_every_host(tiny, root, tmp_path):
 
 
 def test_another_text_is_a_disagreement(tiny, tmp_path):
-    """The same config finds other files on one host, and so other characters."""
+    """The same config finds other files on one host, and so other characters.
+
+    SLURM tells these two of each other: nothing on the command line does.
+    """
     for name, text in (("a", "one text. " * 99), ("b", "another. " * 99)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.txt").write_text(text)
-    run = tmp_path / "run"
-    each = {index: {"HOME": str(tmp_path / name)} for index, name in enumerate("ab")}
+    run, job = tmp_path / "run", free_port(above=61440) - 61440
     words = ["--data.files", "~/*.txt", "--data.tokenizer", "characters"]
-    with Hosts(2, tiny, "--workdir", run, *words, each=each) as hosts:
+    slurm = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2"}
+    with Hosts(0) as hosts:
+        for index, name in enumerate("ab"):
+            place = {"SLURM_PROCID": str(index), "SLURM_LOCALID": "0"}
+            home = {"HOME": str(tmp_path / name)}
+            more = slurm | place | home
+            hosts.processes.append(start("train", tiny, "--workdir", run, *words, **more))
         found = hosts.end()
     for status, _, err in found:
         assert status == 1
@@ -308,17 +310,3 @@ def test_a_host_that_is_stuck_is_caught_by_the_watchdog(tiny, slow, stuck, tmp_p
             assert "most recent call first" in err
             assert "loop.py" in err
     assert "slowly" in found[1][2] or statuses[1] == 1
-
-
-def test_what_is_not_whole_is_refused(tiny, tmp_path):
-    """One of the three options without the others, and no such index."""
-    for words, told in (
-        (["--num-hosts", "2"], "give all three"),
-        (["--coordinator", "h:1", "--num-hosts", "2", "--host-index", "2"], "it is 2 of 2"),
-        (["--coordinator", "h", "--num-hosts", "2", "--host-index", "0"], "must be ADDRESS:PORT"),
-    ):
-        status, out, err = finish(start("train", tiny, "--workdir", tmp_path / "run", *words))
-        assert (status, out) == (1, "")
-        assert told in err
-        assert err.count("\n") == 1
-    assert files(tmp_path) == {}
