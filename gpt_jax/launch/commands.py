@@ -151,13 +151,13 @@ def story(job: Job) -> list[tuple[str, Line]]:
 
 
 def as_text(job: Job) -> str:
-    """What --dry-run prints: comments, the lines of a run, and those around it as comments."""
-    story_lines = [f"# {why}\n{shlex.join(line)}" for why, line in story(job)]
-    around = (
-        ("once, for the project", enable(job)),
-        ("once, for the bucket", bucket(job)),
-        ("watch it", follow(job)),
-        ("if it fails", log(job)),
-        ("end it at any time", delete(job)),
+    """What --dry-run prints: the lines of a run, and those around it in comments."""
+    before = (("once, for the project", enable(job)), ("once, for the bucket", bucket(job)))
+    after = (("watch it", follow(job)), ("if it fails", log(job)), ("end it", delete(job)))
+    return "\n".join(
+        [
+            *(f"# {why}: {shlex.join(line)}" for why, line in before),
+            *(f"# {why}\n{shlex.join(line)}" for why, line in story(job)),
+            *(f"# {why}: {shlex.join(line)}" for why, line in after),
+        ]
     )
-    return "\n".join([*story_lines, *(f"# {why}: {shlex.join(line)}" for why, line in around)])

@@ -102,7 +102,7 @@ def check_workdir(workdir: str, hosts: int) -> None:
         else "the machine's disk is deleted with it"
     )
     require(
-        re.fullmatch(r"gs://[^/]+/.*[^/]", workdir) is not None,
+        re.fullmatch(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9]/.*[^/]", workdir) is not None,
         f"--workdir must be a folder in a bucket (gs://BUCKET/runs/NAME), and it is {workdir!r}: "
         f"{why}. `gcloud storage buckets create` makes a bucket; --dry-run prints the line.",
     )

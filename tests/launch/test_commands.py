@@ -21,10 +21,10 @@ JOB = Job(
     slices=1,
     capacity="spot",
     valid_until="6h",
-    workdir="gs://b/runs/gpt3",
+    workdir="gs://bkt/runs/gpt3",
     archive=Path("/home/me/gpt3.tar.gz"),
     experiment="experiments/gpt3_175b.py",
-    overrides=("--data.files", "gs://b/it's $(here)/*.txt", "--mesh.tensor", "2"),
+    overrides=("--data.files", "gs://bkt/it's $(here)/*.txt", "--mesh.tensor", "2"),
     keep=False,
     max_restarts=5,
 )
@@ -78,12 +78,12 @@ def test_the_lines_around_it():
         *(*QUEUE, "scp", "/home/me/gpt3.tar.gz", "gpt3:gpt-jax.tar.gz", *WHERE),
         *("--node=all", "--worker=all", "--quiet"),
     ]
-    assert commands.summary(JOB) == ["gcloud", "storage", "cat", "gs://b/runs/gpt3/summary.json"]
+    assert commands.summary(JOB) == ["gcloud", "storage", "cat", "gs://bkt/runs/gpt3/summary.json"]
     assert commands.checkpoints(JOB) == [
-        *("gcloud", "storage", "ls", "gs://b/runs/gpt3/checkpoints/*/commit_success.txt")
+        *("gcloud", "storage", "ls", "gs://bkt/runs/gpt3/checkpoints/*/commit_success.txt")
     ]
     assert commands.bucket(JOB) == [
-        *("gcloud", "storage", "buckets", "create", "gs://b", "--project=p"),
+        *("gcloud", "storage", "buckets", "create", "gs://bkt", "--project=p"),
         *("--location=us-east5", "--uniform-bucket-level-access"),
     ]
 
@@ -102,8 +102,15 @@ def test_the_words_of_a_host_survive_two_shells(tmp_path):
         printed, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert said.stdout.splitlines() == [
-        *("start", "gpt-jax", "train", "experiments/gpt3_175b.py", "--workdir", "gs://b/runs/gpt3"),
-        *("--data.files", "gs://b/it's $(here)/*.txt", "--mesh.tensor", "2"),
+        *(
+            "start",
+            "gpt-jax",
+            "train",
+            "experiments/gpt3_175b.py",
+            "--workdir",
+            "gs://bkt/runs/gpt3",
+        ),
+        *("--data.files", "gs://bkt/it's $(here)/*.txt", "--mesh.tensor", "2"),
     ]
 
 
@@ -112,7 +119,7 @@ def test_the_text_holds_the_lines():
     text = commands.as_text(JOB).splitlines()
     lines = [shlex.split(line) for line in text if not line.startswith("#")]
     assert lines == [line for _, line in commands.story(JOB)]
-    assert f"# end it at any time: {shlex.join(commands.delete(JOB))}" in text
+    assert f"# end it: {shlex.join(commands.delete(JOB))}" in text
     assert commands.delete(JOB) not in [line for _, line in commands.story(with_(keep=True))]
 
 

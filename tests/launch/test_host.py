@@ -76,11 +76,20 @@ def test_a_command_outlives_the_session_and_is_replaced(host, tmp_path):
     save = "trap 'echo saved; exit 0' TERM; echo first; while :; do sleep 0.05; done"
     host("start", "bash", "-c", save)
     assert status(host)[0] == "running"
-    while "first" not in host("log", "1"):
+    while "first" not in host("log", "1").splitlines():
         time.sleep(0.05)
     host("start", "sleep", "60")
     assert status(host) == ["running", "-", digest("sleep", "60")]
-    assert "saved" in host("log", "3")
+    assert "saved" in host("log", "3").splitlines()
+
+
+def test_a_command_that_a_signal_ends_has_a_status(host, tmp_path):
+    """All processes of it are told, as by a machine that goes down: the status is kept."""
+    host("start", "bash", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done")
+    while "up" not in host("log", "1").splitlines():
+        time.sleep(0.05)
+    os.killpg(int((tmp_path / "gpt-jax-run" / "pid").read_text()), signal.SIGTERM)
+    assert wait(host, "ended")[0] == "5"
 
 
 def test_a_killed_command_is_gone(host, tmp_path):

@@ -11,7 +11,7 @@ from gpt_jax.cli import main
 from gpt_jax.launch import cloud as cloud_module
 from gpt_jax.launch import loop
 
-RUN = "gs://b/runs/x"
+RUN = "gs://bkt/runs/x"
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def said(tmp_path, capsys):
 
     def run(*words, target="v5p-16", workdir=RUN):
         place = ["--target", target, "--workdir", workdir, "--project", "p", "--zone", "us-east5-a"]
-        argv = ["launch", str(experiment), *place, "--name", "x", "--data.files", "gs://b/*.txt"]
+        argv = ["launch", str(experiment), *place, "--name", "x", "--data.files", "gs://bkt/*.txt"]
         try:
             status = main([*argv, *words])
         except SystemExit as end:
@@ -74,7 +74,7 @@ def test_a_run_from_the_request_to_its_end(cloud, said):
     cloud.plan("save=4 finish")
     status, out, err = said("--train.seed", "7", "--data.jsonl-field", "it's $HOME; `ls`")
     assert (status, err) == (0, "")
-    told = ["--data.files", "gs://b/*.txt", "--train.seed", "7"]
+    told = ["--data.files", "gs://bkt/*.txt", "--train.seed", "7"]
     words = ["train", "launched/tiny.py", "--workdir", RUN, *told]
     words += ["--data.jsonl-field", "it's $HOME; `ls`"]
     for host in (0, 1):
@@ -163,6 +163,15 @@ def test_sessions_that_fail_now_and_then(cloud, said):
     assert status == 0, out
     assert "trouble 2 of 40: ERROR: (gcloud) Connection refused" in out
     assert cloud.resources == {}
+
+
+def test_a_host_that_is_left_out(cloud, said):
+    """gcloud says nothing of one that it cannot reach: what every host must do is done again."""
+    cloud.plan("save=4 finish", fails={"ssh": ["", "silent", "", "", "silent"]})
+    status, out, _ = said()
+    assert status == 0, out
+    assert out.count("0 of 2 hosts answer") == 2
+    assert [len(cloud.starts(host)) for host in (0, 1)] == [1, 1]
 
 
 @pytest.fixture
@@ -272,7 +281,7 @@ def test_ctrl_c_leaves_the_run_and_the_same_command_goes_on(cloud, said, monkeyp
     assert "is there already, as v5p-16" in said(target="v5p-8")[2]
     # It ends while nobody looks.
     cloud.plan("save=4 hang", "save=8 finish")
-    (cloud.folder / "bucket" / "b" / "runs" / "x" / "summary.json").write_text(
+    (cloud.folder / "bucket" / "bkt" / "runs" / "x" / "summary.json").write_text(
         '{"stopped_by": null}'
     )
     assert said()[0] == 0
@@ -317,7 +326,8 @@ def test_several_slices(cloud, said):
     [
         ({"workdir": "runs/x"}, "the 2 hosts of this slice have a disk each. `gcloud storage"),
         ({"workdir": "runs/x", "target": "v5e-8"}, "the machine's disk is deleted with it"),
-        ({"workdir": "gs://b"}, "--workdir must be a folder in a bucket"),
+        ({"workdir": "gs://bkt"}, "--workdir must be a folder in a bucket"),
+        ({"workdir": "gs://BKT/runs/x"}, "--workdir must be a folder in a bucket"),
         ({"target": "v5q-16"}, "there is no 'v5q-16': the nearest are v5p-16"),
         (["--slices", "2"], "it is 1 for --slices 2: give --mesh.slice 2."),
         (["--mesh.data", "4"], "must use all chips, 8 in 1 x v5p-16, and it is data 4"),

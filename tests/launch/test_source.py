@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def content(archive: Path) -> dict[str, bytes]:
         return {entry.name: tar.extractfile(entry).read() for entry in tar}
 
 
-def test_the_checkout_with_its_changes(clone, tmp_path):
+def test_the_checkout_with_its_changes(clone, tmp_path, monkeypatch):
     """The files of the package and the experiments, as they are now, and the same bytes again."""
     (clone / "gpt_jax" / "new.py").write_text("changed")
     archive = tmp_path / "cache" / "x.tar.gz"
@@ -54,6 +55,8 @@ def test_the_checkout_with_its_changes(clone, tmp_path):
     assert source.place(experiment, clone) == "experiments/one.py"
     first = archive.read_bytes()
     experiment.touch()
+    later = time.time() + 100
+    monkeypatch.setattr(time, "time", lambda: later)
     source.pack(experiment, clone, archive)
     assert archive.read_bytes() == first
 
