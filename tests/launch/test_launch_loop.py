@@ -100,6 +100,16 @@ def test_preempted_twice(cloud, said, state):
     assert "going on from step 8" in out
 
 
+def test_a_refusal_after_a_preemption_is_not_final(cloud, said):
+    """What was given once is asked for again: the quota may still count what was taken away."""
+    fails = {"create": ["", "Quota exceeded", "Quota exceeded"]}
+    cloud.plan("save=4 lose=SUSPENDED", "save=8 finish", fails=fails)
+    status, out, _ = said()
+    assert status == 0, out
+    assert "trouble 2 of 40: ERROR: (gcloud) Quota exceeded" in out
+    assert len(cloud.starts()) == 2
+
+
 def test_preempted_without_end(cloud, said):
     """What never saves is given up after so many restarts, though each has its own cause."""
     cloud.plan("save=4 lose=SUSPENDED", "lose=SUSPENDED")
