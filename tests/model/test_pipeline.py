@@ -162,11 +162,11 @@ def parameters(config):
     return moved(jax.tree.map(lambda leaf: np.zeros(leaf.shape, "float32"), nn.unbox(shapes)))
 
 
-def hidden_and_gradients(config, mesh, packed):
+def hidden_and_gradients(config, mesh, packed, tokens=TOKENS):
     """What the layers leave and the gradients of a function of it, over `mesh` or on one device."""
     model = GPT(config, train=True)
     params = parameters(config)
-    weight = np.random.default_rng(1).standard_normal((*TOKENS.shape, 8)).astype("float32")
+    weight = np.random.default_rng(1).standard_normal((*tokens.shape, 8)).astype("float32")
     inputs, rngs = PACKED if packed else {}, {"dropout": jax.random.key(2)}
 
     @jax.jit
@@ -178,13 +178,13 @@ def hidden_and_gradients(config, mesh, packed):
         return jax.value_and_grad(objective, has_aux=True)(params)
 
     if mesh is None:
-        (_, x), grads = run(params, TOKENS)
+        (_, x), grads = run(params, tokens)
         return jax.device_get((x, grads))
     mesh = make_mesh(mesh)
     boxed = jax.eval_shape(GPT(config).init, jax.random.key(0), TOKENS[:1])["params"]
     params = jax.device_put(params, shardings(boxed, mesh))
     with jax.set_mesh(mesh), rules():
-        (_, x), grads = run(params, jax.device_put(TOKENS, batch_sharding(mesh, stacked=False)))
+        (_, x), grads = run(params, jax.device_put(tokens, batch_sharding(mesh, stacked=False)))
     return jax.device_get((x, grads))
 
 
@@ -207,6 +207,21 @@ def test_a_decoder_in_stages_is_the_decoder(mesh, change, packed):
     config = dataclasses.replace(MODEL, **change)
     x, grads = hidden_and_gradients(config, mesh, packed)
     expected_x, expected = hidden_and_gradients(config, None, packed)
+    np.testing.assert_allclose(x, expected_x, atol=1e-5 * np.abs(expected_x).max())
+    for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.slow
+def test_the_kernel_of_tpus_works_in_stages():
+    """Splash attention, interpreted, over parts of a sequence as well: as XLA on one device."""
+    config = dataclasses.replace(MODEL, context_length=256, num_layers=2)
+    config = dataclasses.replace(config, attention_pattern=("dense",), attention="splash")
+    tokens = np.random.default_rng(0).integers(0, 50, (2, 256)).astype("int32")
+    mesh = MeshConfig(1, 1, 2, sequence=2, pipeline=2)
+    x, grads = hidden_and_gradients(config, mesh, False, tokens)
+    plain = dataclasses.replace(config, attention="xla")
+    expected_x, expected = hidden_and_gradients(plain, None, False, tokens)
     np.testing.assert_allclose(x, expected_x, atol=1e-5 * np.abs(expected_x).max())
     for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
