@@ -297,6 +297,8 @@ def _train_here(config: Config, options: argparse.Namespace, overrides: Sequence
 
     if hosts.is_first():
         print(f"run     {workdir}", flush=True)
+    else:
+        logging.getLogger("gpt_jax").setLevel(logging.ERROR)  # the first says it
     outcome = train(config, workdir)
     # The others stay until it has spoken: a host that ends early is one that is lost.
     hosts.on_first(lambda: tell(outcome))

@@ -110,12 +110,21 @@ def joined(
         yield
     except BaseException as error:
         last_words.spoken = True
+        if shown := _loss(error):
+            raise InputError(f"{LOST}. Here it showed as: {shown}") from error
+        raise
+
+
+def _loss(error: BaseException | None) -> str | None:
+    """What jax said where `error` comes from a collective that has lost a member, else None."""
+    while error is not None:
         from_jax = isinstance(error, RuntimeError | ValueError) and not isinstance(
             error, InputError
         )
         if from_jax and _LOSS.search(str(error)):
-            raise InputError(f"{LOST}. Here it showed as: {_first_line(error)}") from error
-        raise
+            return _first_line(error)
+        error = error.__cause__
+    return None
 
 
 _LOSS = re.compile(

@@ -254,7 +254,10 @@ def test_another_text_is_a_disagreement(tiny, tmp_path):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_host_ends_the_other_and_the_next_start_continues(slow, tmp_path, victim):
-    """The one that is left says what happened, and that the same command continues."""
+    """The one that is left says what happened, and that the same command continues.
+
+    It does, on both: from the checkpoint before the newest, in which a bit has been flipped.
+    """
     run = tmp_path / "run"
     words = [slow, "--workdir", run, "--checkpoint.every", "2", "--train.heartbeat-seconds", "10"]
     with Hosts(2, *words) as hosts:
@@ -267,15 +270,24 @@ def test_a_killed_host_ends_the_other_and_the_next_start_continues(slow, tmp_pat
     (error,) = errors(err)
     assert LOST in error
     assert "the same command on every host continues from the last checkpoint" in error
-    before = metrics(run)
     if victim == 0:
         return
+    before, newest = metrics(run), saved_steps(run)[-1]
+    damage(run / "checkpoints" / str(newest) / "params")
     with Hosts(2, *words) as hosts:
-        _, out, _ = stop(run, hosts, 1, 8)
-    continued = re.search(r"continuing from step (\d+)", out)
-    assert continued is not None
-    assert int(continued[1]) >= 4
-    assert metrics(run)[: len(before)] == before[: len(metrics(run))]
+        step, out, _ = stop(run, hosts, 1, 8)
+    assert f"continuing from step {newest - 2}\n" in out
+    assert step > newest
+    assert (run / "checkpoints" / "damaged" / str(newest)).is_dir()
+    assert metrics(run)[: len(before)] == before
+
+
+def damage(folder):
+    """Flip a bit in the middle of the largest file, which holds a part of an array."""
+    victim = max(folder.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
 
 
 def test_a_host_that_is_frozen_is_taken_for_dead(slow, tmp_path):
