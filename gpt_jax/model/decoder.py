@@ -432,15 +432,32 @@ class GPT(nn.Module):
     def unembed(self, x_BTD: Array) -> Array:
         """Logits (B, T, V) in float32 over the padded vocabulary; the padding's are MASKED."""
         c = self.config
-        x_BTE = x_BTD
+        head = {"embedding": self.embedding_VE} if c.tied_head else {"head": self.head_VE}
         if c.token_dim != c.embed_dim:
-            x_BTE = jnp.einsum("BTD,DE->BTE", x_BTD, self.project_out_DE.astype(c.dtype))
-        head_VE = self.embedding_VE if c.tied_head else self.head_VE
-        head_VE = constrain(head_VE.astype(c.dtype), "V.")
-        logits_BTV = jnp.einsum("BTE,VE->BTV", x_BTE, head_VE, preferred_element_type=jnp.float32)
+            head["project_out"] = self.project_out_DE
         if c.head_bias:
-            logits_BTV += self.head_bias_V.astype(jnp.float32)
-        if c.vocab_size < c.padded_vocab_size:
-            exists_V = jnp.arange(c.padded_vocab_size) < c.vocab_size
-            logits_BTV = jnp.where(exists_V, logits_BTV, MASKED)
-        return constrain(logits_BTV, "BTV")
+            head["head_bias"] = self.head_bias_V
+        return unembed(c, head, x_BTD)
+
+
+def head_of(config: ModelConfig, params: Any) -> dict[str, Array]:
+    """The parameters, by name, that `unembed` reads."""
+    names = ["embedding" if config.tied_head else "head"]
+    names += ["project_out"] if config.token_dim != config.embed_dim else []
+    names += ["head_bias"] if config.head_bias else []
+    return {name: params[name] for name in names}
+
+
+def unembed(config: ModelConfig, head: dict[str, Array], x_BTD: Array) -> Array:
+    """`GPT.unembed` as a function of its parameters."""
+    c, x_BTE = config, x_BTD
+    if "project_out" in head:
+        x_BTE = jnp.einsum("BTD,DE->BTE", x_BTD, head["project_out"].astype(c.dtype))
+    table_VE = constrain(head["embedding" if c.tied_head else "head"].astype(c.dtype), "V.")
+    logits_BTV = jnp.einsum("BTE,VE->BTV", x_BTE, table_VE, preferred_element_type=jnp.float32)
+    if "head_bias" in head:
+        logits_BTV += head["head_bias"].astype(jnp.float32)
+    if c.vocab_size < c.padded_vocab_size:
+        exists_V = jnp.arange(c.padded_vocab_size) < c.vocab_size
+        logits_BTV = jnp.where(exists_V, logits_BTV, MASKED)
+    return constrain(logits_BTV, "BTV")

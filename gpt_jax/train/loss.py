@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
-from gpt_jax.config import TrainConfig
-from gpt_jax.model.decoder import GPT
+from gpt_jax.config import ModelConfig, TrainConfig
+from gpt_jax.model.decoder import GPT, head_of, unembed
+from gpt_jax.parallel.sharding import RULES
 
 MAX_LOGITS = 2**24
 """Logits that may exist at once on a device; beyond it, sequences are taken in parts."""
@@ -92,22 +95,15 @@ def num_loss_chunks(length: int, padded_vocab_size: int, rows: int = 1) -> int:
 
 
 def batch_loss(
-    model: GPT,
-    params: Any,
-    batch: dict[str, Array],
-    config: TrainConfig,
-    rngs: Any = None,
-    shards: int = 1,
+    model: GPT, params: Any, batch: dict[str, Array], config: TrainConfig, rngs: Any = None
 ) -> LossSums:
     """Loss sums of a micro-batch.
 
     `batch` holds inputs and targets (B, T) int32, weights (B,) or (B, T) float32 and, where
-    documents are kept apart, positions and segment_ids (B, T) int32. `shards` is the number of
-    parts that B is split in over the mesh.
+    documents are kept apart, positions and segment_ids (B, T) int32.
     """
-    variables = {"params": params}
     x_BTD, _ = model.apply(
-        variables,
+        {"params": params},
         batch["inputs"],
         positions_BT=batch.get("positions"),
         segment_ids_BT=batch.get("segment_ids"),
@@ -118,32 +114,97 @@ def batch_loss(
     weights_BT = jnp.broadcast_to(
         weights if weights.ndim == 2 else weights[:, None], targets_BT.shape
     )
+    head = head_of(model.config, params)
+    tokens = (x_BTD, targets_BT, weights_BT)
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in _axes_of_tokens() if not mesh.empty and mesh.shape[axis] > 1)
+    if not axes:
+        return _head_loss(head, *tokens, model=model.config, config=config)
+    return _over_mesh(head, *tokens, axes=axes, model=model.config, config=config)
+
+
+def _head_loss(
+    head: Any,
+    x_BTD: Array,
+    targets_BT: Array,
+    weights_BT: Array,
+    *,
+    model: ModelConfig,
+    config: TrainConfig,
+) -> LossSums:
+    """Sums over the tokens of one device, in parts whose logits are made again backwards."""
 
     def chunk_sums(x_BTD: Array, targets_BT: Array, weights_BT: Array) -> LossSums:
-        logits_BTV: Any = model.apply(variables, x_BTD, method="unembed")
+        logits_BTV = unembed(model, head, x_BTD)
         objective_BT, nats_BT = token_losses(
-            logits_BTV,
-            targets_BT,
-            model.config.vocab_size,
-            config.z_loss,
-            config.label_smoothing,
+            logits_BTV, targets_BT, model.vocab_size, config.z_loss, config.label_smoothing
         )
         return LossSums(
             (objective_BT * weights_BT).sum(), (nats_BT * weights_BT).sum(), weights_BT.sum()
         )
 
     rows, length = targets_BT.shape
-    num_chunks = num_loss_chunks(length, model.config.padded_vocab_size, -(-rows // shards))
+    num_chunks = num_loss_chunks(length, model.padded_vocab_size, rows)
     if num_chunks == 1:
         return chunk_sums(x_BTD, targets_BT, weights_BT)
 
     def step(sums: LossSums, chunk: Array) -> tuple[LossSums, None]:
-        # Every num_chunks-th token: of a length that is split over the mesh each device has some.
         split = (x_BTD, targets_BT, weights_BT)
-        split = (x.reshape(rows, -1, num_chunks, *x.shape[2:]) for x in split)
-        parts = (jax.lax.dynamic_index_in_dim(x, chunk, axis=2, keepdims=False) for x in split)
+        split = (x.reshape(rows, num_chunks, -1, *x.shape[2:]) for x in split)
+        parts = (jax.lax.dynamic_index_in_dim(x, chunk, axis=1, keepdims=False) for x in split)
         return jax.tree.map(jnp.add, sums, jax.checkpoint(chunk_sums)(*parts)), None
 
     zero = jnp.float32(0)
     sums, _ = jax.lax.scan(step, LossSums(zero, zero, zero), jnp.arange(num_chunks))
     return sums
+
+
+def _axes_of_tokens() -> tuple[str, ...]:
+    """Mesh axes that split B and T."""
+    over = dict(RULES)
+    return (*(over["B"] or ()), *(over["T"] or ()))
+
+
+def _over_mesh(
+    head: Any,
+    x_BTD: Array,
+    targets_BT: Array,
+    weights_BT: Array,
+    *,
+    axes: tuple[str, ...],
+    model: ModelConfig,
+    config: TrainConfig,
+) -> LossSums:
+    """`_head_loss` of each device's own tokens, summed; V may be split over the other axes.
+
+    Left to itself, XLA sums the gradient of the output layer over the devices in every part of
+    every sequence. Here each device keeps its own sum, in float32, and the devices' are added once.
+    """
+    rows, length = (tuple(a for a in dict(RULES)[letter] or () if a in axes) for letter in "BT")
+    tokens = PartitionSpec(rows or None, length or None)
+
+    def own(head: Any, x_BTD: Array, targets_BT: Array, weights_BT: Array) -> LossSums:
+        with nn.logical_axis_rules(_of_auto_axes(RULES, axes)):
+            # The sum of gradients is of this type; the products cast it back.
+            head = jax.tree.map(lambda x: x.astype(jnp.float32), head)
+            sums = _head_loss(head, x_BTD, targets_BT, weights_BT, model=model, config=config)
+        return jax.tree.map(lambda x: x[None], sums)
+
+    # Gathered, and its gradient added up, in the type that is multiplied in.
+    head = jax.tree.map(lambda x: x.astype(model.dtype), head)
+    sums = jax.shard_map(
+        own,
+        in_specs=(PartitionSpec(), tokens, tokens, tokens),
+        out_specs=PartitionSpec(axes),
+        axis_names=set(axes),
+        check_vma=False,
+    )(head, x_BTD, targets_BT, weights_BT)
+    return jax.tree.map(lambda x: x.sum(), sums)
+
+
+def _of_auto_axes(rules: Any, manual: tuple[str, ...]) -> Any:
+    """Rules without the axes that `shard_map` has taken."""
+    return [
+        (letter, tuple(axis for axis in over or () if axis not in manual) or None)
+        for letter, over in rules
+    ]

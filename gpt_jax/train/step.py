@@ -34,15 +34,13 @@ def train_step(
     model: GPT,
     tx: optax.GradientTransformation,
     config: Config,
-    shards: int = 1,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update from a batch of A micro-batches, arrays (A, B, T) and weights (A, B).
 
     Rows of weight 0 fill the batch up while it is still growing; micro-batches of nothing else
-    are not computed. `shards` is the number of parts that B is split in over the mesh. An update
-    that is not finite leaves parameters and optimizer as they were. Returns the new state and
-    scalars: loss (nats per token), gradient_norm (before clipping), learning_rate, skipped and
-    skipped_in_row.
+    are not computed. An update that is not finite leaves parameters and optimizer as they were.
+    Returns the new state and scalars: loss (nats per token), gradient_norm (before clipping),
+    learning_rate, skipped and skipped_in_row.
     """
     length = batch["inputs"].shape[-1]
     rows = (batch["weights"] > 0).sum()
@@ -51,7 +49,7 @@ def train_step(
     def objective(params: Any, index: Array) -> tuple[Array, Array]:
         micro = jax.tree.map(lambda x: x[index], batch)
         rngs = {"dropout": jax.random.fold_in(key, index)}
-        sums = batch_loss(model, params, micro, config.train, rngs, shards)
+        sums = batch_loss(model, params, micro, config.train, rngs)
         # Divided by the tokens of the whole batch: the micro-batches' gradients then just add up.
         tokens = (batch["weights"].sum() * length).astype(jnp.float32)
         return sums.objective / tokens, sums.nats / tokens
@@ -99,11 +97,9 @@ def _accumulate(objective: Callable, params: Any, filled_A: Array) -> tuple[Arra
     return jax.lax.fori_loop(0, filled_A.sum(), add, zero)
 
 
-def eval_step(
-    params: Any, batch: Batch, *, model: GPT, config: Config, shards: int = 1
-) -> LossSums:
+def eval_step(params: Any, batch: Batch, *, model: GPT, config: Config) -> LossSums:
     """Loss sums of a validation batch: arrays (B, T), weights (B, T)."""
-    return batch_loss(model, params, batch, config.train, shards=shards)
+    return batch_loss(model, params, batch, config.train)
 
 
 class Program:
@@ -140,7 +136,7 @@ class Program:
         self.abstract = abstract_state(self.model, self.tx, self.mesh)
         state = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         with_dropout = self.model.clone(train=True)
-        train = partial(train_step, model=with_dropout, tx=self.tx, config=config, shards=shards)
+        train = partial(train_step, model=with_dropout, tx=self.tx, config=config)
         # Pinned on both sides, or the second call, on what the first gave back, compiles again.
         self._train = jax.jit(
             train,
@@ -149,7 +145,7 @@ class Program:
             out_shardings=(state, replicated(self.mesh)),
             compiler_options=compiler_options(config, self.mesh.devices.flat[0].platform),
         )
-        evaluate = partial(eval_step, model=self.model, config=config, shards=shards)
+        evaluate = partial(eval_step, model=self.model, config=config)
         self._evaluate = jax.jit(evaluate, out_shardings=replicated(self.mesh))
 
     def create_state(self, params: Any = None) -> TrainState:
