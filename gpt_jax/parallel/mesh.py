@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
@@ -33,9 +34,17 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     shape = mesh_shape(config, len(devices))
     # Auto axes: shardings come from the table in sharding.py, and XLA propagates the rest.
     axis_types = (AxisType.Auto,) * len(shape)
+    array = _in_order(devices, shape)
+    return Mesh(array, tuple(shape), axis_types)
+
+
+def _in_order(devices: list[Any], shape: dict[str, int]) -> np.ndarray:
+    """The devices as an array of a shape, with neighbours near each other."""
     slices = len({getattr(device, "slice_index", None) for device in devices})
+    # An axis need not be a whole dimension of the torus: 256 x 2 lie on 8 x 8 x 8.
+    split = {"allow_split_physical_axes": True}
     if slices == 1:
-        return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types, devices=devices)
+        return mesh_utils.create_device_mesh(tuple(shape.values()), devices, **split)
     require(
         shape["slice"] == slices,
         f"the axis slice joins the slices of a pod, and there are {slices} of them where "
@@ -43,10 +52,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     )
     within = [1 if axis == "slice" else size for axis, size in shape.items()]
     across = [size if axis == "slice" else 1 for axis, size in shape.items()]
-    array = mesh_utils.create_hybrid_device_mesh(
-        within, across, devices, allow_split_physical_axes=True
-    )
-    return Mesh(array, tuple(shape), axis_types)
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, **split)
 
 
 def mesh_shape(config: MeshConfig, count: int) -> dict[str, int]:

@@ -117,3 +117,11 @@ def test_only_the_axis_slice_leads_from_one_slice_to_the_next():
     for wrong in (MeshConfig(-1), MeshConfig(1, 1, 2, slice=4)):
         with pytest.raises(InputError, match=r"there are 2 of them .* set --mesh.slice 2"):
             make_mesh(wrong, devices)
+
+
+def test_an_axis_may_be_a_part_of_the_torus():
+    """256 x 2 on the 8 x 8 x 8 chips of v5p, each of them once."""
+    places = [(n // 64, n // 8 % 8, n % 8) for n in range(512)]
+    devices = [Chip(n, 0, place, device_kind="TPU v5") for n, place in enumerate(places)]
+    mesh = make_mesh(MeshConfig(1, 256, 2), devices)
+    assert sorted(device.id for device in mesh.devices.flat) == list(range(512))
