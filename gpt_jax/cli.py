@@ -1,4 +1,4 @@
-"""The command line: `gpt-jax train | generate | convert | export | bench | shard | launch`.
+"""The command line: `gpt-jax train | generate | convert | export | bench | shard | plan | launch`.
 
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from gpt_jax.config import Config, InputError, require
 from gpt_jax.paths import in_bucket, resolved, told_of_buckets, user_path
 
-OF_EXPERIMENTS = ("train", "bench", "shard", "launch")
+OF_EXPERIMENTS = ("train", "bench", "shard", "plan", "launch")
 """Commands that take an experiment's fields as options."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -148,8 +148,16 @@ def _parser() -> argparse.ArgumentParser:
     shard.add_argument("--json", action="store_true", help="print one JSON object")
     shard.set_defaults(run=_shard)
 
+    _plan_options(add("plan", "which slice, which mesh, how long", override_help % "plan"))
     _launch_options(add("launch", "train on rented slices of Cloud TPU", override_help % "launch"))
     return parser
+
+
+def _plan_options(plan: argparse.ArgumentParser) -> None:
+    from gpt_jax.plan.options import add_options  # of the standard library alone
+
+    add_options(plan)
+    plan.set_defaults(run=_plan)
 
 
 def _launch_options(launch: argparse.ArgumentParser) -> None:
@@ -422,6 +430,14 @@ def _shard(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     devices = math.prod(size for size in sizes if size > 0)
     found = layout(config, options.devices or devices)
     print(json.dumps(dataclasses.asdict(found)) if options.json else as_table(found))
+
+
+def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    paths = [user_path(path) for path in options.experiment]
+    experiments = [(path, load_experiment(path, overrides, "plan")) for path in paths]
+    from gpt_jax.plan.command import run
+
+    run(options, experiments)
 
 
 def _launch(options: argparse.Namespace, overrides: Sequence[str]) -> None:

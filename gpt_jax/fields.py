@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -62,7 +63,7 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build a config from parsed JSON; unknown and ill-typed fields are errors that name them."""
     require(isinstance(values, Mapping), f"{where or 'a config'} must be an object: {values!r}.")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     arguments = {}
     for name, value in values.items():
         path = f"{where}.{name}" if where else name
@@ -73,12 +74,15 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 def require_types(config: Any) -> None:
     """Every field of `config` must be of its type: a frozen config is checked when it is built."""
-    for name, hint in typing.get_type_hints(type(config)).items():
+    for name, hint in _hints(type(config)).items():
         value = getattr(config, name)
         # A list cannot be hashed, as a compiled program's config must be.
         require(type(value) is not list, f"{name} must be a tuple, and it is {value!r}.")
         if not dataclasses.is_dataclass(value):
             _typed(hint, value, name)
+
+
+_hints = functools.cache(typing.get_type_hints)  # which parses every annotation anew
 
 
 def _typed(hint: Any, value: Any, path: str) -> Any:

@@ -56,3 +56,65 @@ def forward_flops_per_token(model: ModelConfig, length: int) -> float:
 def train_flops_per_token(model: ModelConfig, length: int) -> float:
     """Forward and backward: three times the forward pass. Rematerialisation is not counted."""
     return 3 * forward_flops_per_token(model, length)
+
+
+ATTENTION_PRODUCTS = {"forward": 2, "backward": 5}
+"""Products of size T S H that a flash kernel makes: scores and values; then the scores again, and
+the gradients of weights, values, queries and keys (Dao 2023, section 3.1)."""
+
+
+def executed_flops_per_token(model: ModelConfig, length: int) -> tuple[float, float]:
+    """FLOPs that a training step executes per token, rematerialisation included.
+
+    Returns those of the matrices, and those of attention by a flash kernel, which computes the
+    pairs that the mask lets through: half of the square in a dense layer, the band in a banded one.
+    The output layer is computed in parts whose logits are made again for the backward pass.
+    """
+    width, token, pattern = model.embed_dim, model.token_dim, model.attention_pattern
+    # Of a layer's 2 per element: queries, keys and values; the heads' output; the MLP's halves.
+    qkv, out, half = 6 * width**2, 2 * width**2, 2 * width * model.mlp_dim
+    # The last product of a sequence of them is needed by nothing in the backward pass.
+    again = {
+        "none": 0,
+        "dots": 0,
+        "qkv_attention": out + half,
+        "offload": out + half,
+        "attention": qkv + out + half,
+        "full": qkv + out + half,
+    }[model.remat]
+    layers = model.num_layers * (3 * (qkv + out + 2 * half) + again)
+    projections = 3 * 4 * token * width if token != width else 0
+    head = 4 * 2 * token * model.vocab_size
+    pairs = [_pairs_per_token(length, model.attention_window, kind) for kind in pattern]
+    saved = model.remat in ("none", "qkv_attention", "offload", "attention")
+    products = ATTENTION_PRODUCTS["forward"] * (1 if saved else 2) + ATTENTION_PRODUCTS["backward"]
+    attention = model.num_layers * products * 2 * width * sum(pairs) / len(pairs)
+    return layers + projections + head, attention
+
+
+def _pairs_per_token(length: int, window: int, kind: str) -> float:
+    """Keys that a token sees, on average over a sequence."""
+    seen = min(window, length) if kind == "banded" else length
+    return seen - (seen - 1) * seen / (2 * length)
+
+
+def saved_bytes_per_token(model: ModelConfig, tensor: int, split_residual: bool) -> float:
+    """Activations that one layer leaves in a device's memory for the backward pass, per token.
+
+    In the compute dtype, over `tensor` devices that split heads and MLP; `split_residual` splits
+    what layers hand on as well. "none" keeps some 12 arrays of width D and 3 of width F (after
+    Korthikanti et al. 2022, equation 1, without the attention matrix, which no kernel keeps).
+    """
+    size = 2 if model.dtype == "bfloat16" else 4
+    width, mlp = model.embed_dim, model.mlp_dim
+    residual = width / tensor if split_residual else width
+    attention = width / tensor + model.num_heads / tensor * 4 / size
+    kept = {
+        "full": 0,
+        "offload": 0,
+        "attention": attention,
+        "qkv_attention": 3 * width / tensor + attention,
+        "dots": 3 * width / tensor + 2 * residual + mlp / tensor,
+        "none": 6 * width / tensor + 6 * residual + 3 * mlp / tensor + attention,
+    }[model.remat]
+    return size * (residual + kept)

@@ -8,15 +8,18 @@ import jax.numpy as jnp
 import pytest
 from jaxpr_flops import dot_flops
 
-from gpt_jax.config import ModelConfig
+from gpt_jax.config import ModelConfig, TrainConfig
 from gpt_jax.flops import (
+    executed_flops_per_token,
     forward_flops_per_token,
     num_non_embedding_params,
     num_params,
+    saved_bytes_per_token,
     train_flops_per_token,
 )
 from gpt_jax.model.decoder import GPT
 from gpt_jax.presets import gpt3
+from gpt_jax.train import loss
 
 TINY = ModelConfig(vocab_size=128, context_length=32, num_layers=4, embed_dim=24, num_heads=3)
 TOKENS = jnp.zeros((1, 16), jnp.int32)
@@ -103,3 +106,56 @@ def test_training_costs_three_forward_passes():
     model = gpt3("175b").model
     ratio = train_flops_per_token(model, 2048) / (6 * num_non_embedding_params(model))
     assert 1.0 < ratio < 1.03
+
+
+@pytest.mark.parametrize(
+    ("remat", "products"),
+    [("none", 6), ("dots", 8), ("qkv_attention", 7), ("attention", 7), ("full", 8)],
+)
+def test_a_training_step_executes_what_is_traced(monkeypatch, remat, products):
+    """Every matrix product of loss and gradients, those that rematerialisation makes again too.
+
+    Besides the matrices there is XLA's attention, 2 products forwards and 4 backwards; of what is
+    made again, only the scores are needed where the output is kept. The logits are cut in two.
+    """
+    monkeypatch.setattr(loss, "MAX_LOGITS", 8 * 128)
+    model = dataclasses.replace(TINY, remat=remat)
+    shapes = nn.unbox(jax.eval_shape(GPT(model).init, jax.random.key(0), TOKENS))["params"]
+    batch = {"inputs": TOKENS, "targets": TOKENS, "weights": jnp.ones(1)}
+
+    def objective(params):
+        return loss.batch_loss(GPT(model), params, batch, TrainConfig()).objective
+
+    matrices, _ = executed_flops_per_token(model, 16)
+    attention = products * 4 * 2 * 24 * 16  # 4 layers, 24 wide, 16 keys, two a multiply-add
+    assert dot_flops(jax.grad(objective), shapes) / 16 == matrices + attention
+
+
+def test_a_kernel_computes_what_the_mask_lets_through():
+    """By hand: of 4 tokens those of a dense layer see 1 to 4 keys, of a banded one 1, 2, 2, 2."""
+    model = dataclasses.replace(
+        TINY, num_layers=2, attention_pattern=("dense", "banded"), attention_window=2
+    )
+    _, attention = executed_flops_per_token(model, 4)
+    assert attention == 7 * 2 * 24 * (10 / 4 + 7 / 4)
+    _, again = executed_flops_per_token(dataclasses.replace(model, remat="full"), 4)
+    assert again / attention == pytest.approx(9 / 7)
+
+
+def test_what_a_layer_keeps():
+    """By hand, in bfloat16: 2 bytes of 24, then 3 x 24 and 24 with 3 sums of 4 bytes, then more."""
+    kept = {
+        remat: saved_bytes_per_token(
+            dataclasses.replace(TINY, remat=remat, dtype="bfloat16"), 1, False
+        )
+        for remat in ("full", "attention", "qkv_attention", "dots", "offload")
+    }
+    assert kept == {
+        "full": 48,
+        "attention": 48 + 48 + 12,
+        "qkv_attention": 48 + 4 * 48 + 12,
+        "dots": 48 * (1 + 3 + 2 + 4),
+        "offload": 48,
+    }
+    split = dataclasses.replace(TINY, remat="qkv_attention", dtype="bfloat16")
+    assert saved_bytes_per_token(split, 3, True) == kept["qkv_attention"] / 3

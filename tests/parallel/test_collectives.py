@@ -5,19 +5,18 @@ import math
 import re
 
 import jax
-import numpy as np
 import pytest
 
 from gpt_jax.config import Config, MeshConfig, ModelConfig, TrainConfig
 from gpt_jax.model.pipeline import num_waiting
-from gpt_jax.parallel.mesh import AXES, batch_shards
+from gpt_jax.parallel.mesh import batch_shards
+from gpt_jax.plan import hlo
 from gpt_jax.train.step import Program
 
 LAYERS, LENGTH, ROWS = 4, 16, 8
 MODEL = ModelConfig(
     vocab_size=128, context_length=LENGTH, num_layers=LAYERS, embed_dim=32, num_heads=4
 )
-OPERATIONS = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
 MESHES = {
     "data": MeshConfig(8, 1, 1),
     "fsdp": MeshConfig(1, 8, 1),
@@ -36,44 +35,6 @@ MESHES = {
 }
 
 
-def groups(line):
-    """The groups of devices of a collective, by their places in the mesh: XLA has four ways."""
-    if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
-        return [[int(n) for n in pair] for pair in re.findall(r"(\d+),(\d+)", pairs[1])]
-    if listed := re.search(r"replica_groups=\{(\{.*?\})\}", line):
-        return [numbers(group) for group in re.findall(r"\{([\d,]+)\}", listed[1])]
-    mesh = r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[(.*?)\]T\((.*?)\)\))? \{(.*?)\}"
-    if named := re.search(mesh, line):
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        along = re.findall(r"'(\w+)'", named[4])
-        assert named[4] == ",".join(f"'{name}'" for name in along), line
-        devices = turned(named[2] or "8", named[3]).reshape(list(sizes.values()))
-        last = [list(sizes).index(name) for name in along]
-        first = [axis for axis in range(len(sizes)) if axis not in last]
-        size = math.prod(sizes[name] for name in along)
-        return devices.transpose(first + last).reshape(-1, size).tolist()
-    shape, order, turn = re.search(
-        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line
-    ).groups()
-    return turned(order, turn).reshape(numbers(shape)).tolist()
-
-
-def numbers(text):
-    return [int(n) for n in text.split(",")]
-
-
-def turned(shape, axes):
-    """The 8 devices in an order that XLA states as a shape and its transposition."""
-    devices = np.arange(8).reshape(numbers(shape))
-    return devices.transpose(numbers(axes)) if axes else devices
-
-
-def crossed(group, mesh):
-    """The mesh axes along which the devices of a group differ."""
-    places = np.array(np.unravel_index(group, [mesh.shape[axis] for axis in AXES]))
-    return {axis for axis, place in zip(AXES, places, strict=True) if len(set(place)) > 1}
-
-
 def compiled(program):
     """The training step."""
     return program.lower_train_step().compile()
@@ -81,17 +42,17 @@ def compiled(program):
 
 def collectives(program, text):
     """(operation, mesh axes, shapes of the results) of each collective of a training step."""
-    found = []
-    for line in text.splitlines():
-        if match := re.search(rf"= (.*?) ({OPERATIONS})(?:-start)?\(", line):
-            axes = set().union(*(crossed(group, program.mesh) for group in groups(line)))
-            found.append((match[2], frozenset(axes), shapes_in(match[1])))
-    return found
+    return [
+        (one.operation, frozenset(one.axes), [shape for shape in one.shapes if shape])
+        for one in hlo.collectives(text, program.mesh.shape)
+    ]
 
 
 def shapes_in(text):
     """Of the arrays in a compiled program's text that are no scalars, such as f32[4,32,128]."""
-    return [tuple(numbers(dims)) for dims in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text)]
+    return [
+        tuple(map(int, dims.split(","))) for dims in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text)
+    ]
 
 
 def axes_of(program):
