@@ -95,28 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_host_options(train)
     train.set_defaults(run=_train)
 
-    generate = add("generate", "write text with a trained model")
-    generate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
-    generate.add_argument(
-        "--prompt",
-        action="append",
-        help="text to continue; more than one makes a batch, which is printed when it is done",
-    )
-    generate.add_argument(
-        "--max-new-tokens", type=int, help="default: 100, or what the context has room for"
-    )
-    generate.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token")
-    generate.add_argument("--top-k", type=int, default=0, help="of the k likeliest; 0: of all")
-    generate.add_argument("--top-p", type=float, default=1.0, help="of the likeliest that add to p")
-    generate.add_argument("--repetition-penalty", type=float, default=1.0, help="1: none")
-    generate.add_argument("--stop", action="append", default=[], help="text to stop at")
-    generate.add_argument(
-        "--special-tokens",
-        action="store_true",
-        help="names such as <|endoftext|> in a prompt are those tokens, and not text",
-    )
-    generate.add_argument("--seed", type=int, default=0)
-    generate.set_defaults(run=_generate)
+    _generate_options(add("generate", "write text with a trained model"))
 
     dtypes = ("float32", "bfloat16", "float16")
     convert = add("convert", "make a run of a model in the Hugging Face format")
@@ -151,6 +130,30 @@ def _parser() -> argparse.ArgumentParser:
     _plan_options(add("plan", "which slice, which mesh, how long", override_help % "plan"))
     _launch_options(add("launch", "train on rented slices of Cloud TPU", override_help % "launch"))
     return parser
+
+
+def _generate_options(generate: argparse.ArgumentParser) -> None:
+    generate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
+    generate.add_argument(
+        "--prompt",
+        action="append",
+        help="text to continue; more than one makes a batch, which is printed when it is done",
+    )
+    generate.add_argument(
+        "--max-new-tokens", type=int, help="default: 100, or what the context has room for"
+    )
+    generate.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token")
+    generate.add_argument("--top-k", type=int, default=0, help="of the k likeliest; 0: of all")
+    generate.add_argument("--top-p", type=float, default=1.0, help="of the likeliest that add to p")
+    generate.add_argument("--repetition-penalty", type=float, default=1.0, help="1: none")
+    generate.add_argument("--stop", action="append", default=[], help="text to stop at")
+    generate.add_argument(
+        "--special-tokens",
+        action="store_true",
+        help="names such as <|endoftext|> in a prompt are those tokens, and not text",
+    )
+    generate.add_argument("--seed", type=int, default=0)
+    generate.set_defaults(run=_generate)
 
 
 def _plan_options(plan: argparse.ArgumentParser) -> None:
