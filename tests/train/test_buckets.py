@@ -11,6 +11,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from test_several_hosts import Hosts, assert_same_losses
 from tiny_run import (
     TEXTS,
     assert_same_run,
@@ -105,3 +106,34 @@ def test_a_run_in_a_bucket_that_is_killed_again_and_again(
     config = json.loads(server.objects[BUCKET, "runs/y/config.json"].data)
     assert config["init_from"] == f"{root}/runs/x"
     assert config["data"]["tokenizer"] == f"{root}/runs/x/tokenizer"
+
+
+@pytest.mark.slow
+def test_two_hosts_that_share_a_bucket_and_nothing_else(
+    tiny, tmp_path, finished_alone, server, monkeypatch
+):
+    """Each has a home of its own; both are killed in a save, and the losses are those of one."""
+    alone, _ = finished_alone
+    put_text(server)
+    root = f"gs://{BUCKET}"
+    words = [tiny, "--workdir", f"{root}/runs/x", "--data.files", f"{root}/corpus/*.txt"]
+    words += ["--data.cache-dir", f"{root}/cache", "--data.tokenizer", "bytes"]
+
+    def both():
+        home = tmp_path / "homes"
+        return Hosts(2, *words, before=lambda n: monkeypatch.setenv("HOME", str(home / str(n))))
+
+    server.hold(lambda method, name: name.endswith("checkpoints/8/commit_success.txt"))
+    with both() as hosts:
+        assert server.held.wait(200), hosts.end()
+    server.release()
+    with both() as hosts:
+        (status, out, err), (other_status, _, other_err) = hosts.end()
+    assert (status, other_status) == (0, 0), err + other_err
+    assert "devices 2 x cpu on 2 hosts" in out
+    assert "continuing from step 4\n" in out
+    run = bring(server, "runs/x", tmp_path / "brought")
+    assert_same_losses(run, alone)
+    for home in range(2):
+        (kept,) = (tmp_path / "homes" / str(home) / ".cache" / "gpt_jax").iterdir()
+        assert f"cache/{kept.name}/complete.json" in server.names(BUCKET)

@@ -67,13 +67,18 @@ def free_port(above=0):
 
 
 class Hosts:
-    """Hosts that train with the same words; a context manager, at whose end none is left."""
+    """Hosts that train with the same words; a context manager, at whose end none is left.
 
-    def __init__(self, count, *words, devices=1):
+    `before(index)` is called before each of them is started.
+    """
+
+    def __init__(self, count, *words, devices=1, before=lambda index: None):
         self.words, self.port = ["train", *map(str, words)], free_port()
-        self.processes = [
-            start(*self.words, *self.place(count, index), devices=devices) for index in range(count)
-        ]
+        self.processes = []
+        for index in range(count):
+            before(index)
+            process = start(*self.words, *self.place(count, index), devices=devices)
+            self.processes.append(process)
 
     def place(self, count, index):
         address = f"127.0.0.1:{self.port}"

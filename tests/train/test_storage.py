@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import jax
 import jax.numpy as jnp
@@ -196,6 +197,12 @@ def test_a_step_is_one_from_its_last_file_to_the_deletion_of_that(run, server):
     assert not [name for name in server.names(BUCKET) if "/3/" in name]
     save(folder, 3)
     assert restored(folder) == 3
+    # Cut off in the middle of a deletion: its last file has gone first.
+    server.refuse(lambda method, name: method == "DELETE" and "/3/params/" in name)
+    with suppress(Exception):
+        steps_of(folder).delete(3)
+    assert [name for name in server.names(BUCKET) if "/3/params/" in name]
+    assert steps_of(folder).found() == [2]
 
 
 def test_damaged_arrays_are_passed_over_and_copied_aside(run, server, caplog):
