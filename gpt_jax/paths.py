@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import glob
 import importlib.util
+import logging
 import os
 import re
 import traceback
@@ -51,6 +52,8 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     import fsspec.config
     from etils import epath
 
+    # It logs each failure with a page of traceback; what matters is raised.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     # Otherwise what it once listed is believed for ever, and others write there too.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     return cast(Path, epath.Path(name))

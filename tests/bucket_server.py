@@ -74,6 +74,7 @@ class BucketServer:
         self.held, self._released = threading.Event(), threading.Event()
         self._loses: Callable[[str, str], bool] = lambda method, name: False
         self.refuses: Callable[[str, str], bool] = lambda method, name: False
+        self.refusal = 403
         outer = self
 
         class Handler(_Handler):
@@ -264,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.silent = server.loses(self.command, name + (action or ""))
         try:
             if server.refuses(self.command, name):
-                raise Refused(403, "You do not have storage.objects.create access.")
+                raise Refused(server.refusal, "You do not have storage.objects.create access.")
             self._carry_out(kind, bucket, name, action, query, body, "/o" in url.path)
         except Refused as refusal:
             error = {"error": {"code": refusal.status, "message": refusal.reason}}

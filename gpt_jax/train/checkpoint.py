@@ -34,7 +34,7 @@ from flax import traverse_util
 
 from gpt_jax.config import InputError, require
 from gpt_jax.parallel import hosts
-from gpt_jax.paths import absolute, bucket_fault, make_folder, told_of_buckets
+from gpt_jax.paths import absolute, make_folder, told_of_buckets
 from gpt_jax.train.digest import named_leaves, tree_digest
 from gpt_jax.train.storage import steps_of
 
@@ -154,9 +154,7 @@ class Checkpointer:
             self._orbax.save(
                 path, args=ocp.args.Composite(**items, record=ocp.args.JsonSave(sealed))
             )
-        except Exception as error:
-            if not isinstance(error, OSError | ValueError) and bucket_fault(error) is None:
-                raise
+        except (OSError, ValueError) as error:
             raise self._failure(step, error) from error
         self._saving, self._val_losses[step] = step, val_loss
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +51,13 @@ def test_a_second_process_is_refused_until_the_first_is_killed(run):
     lock_folder(run).close()
     assert time.monotonic() - began < storage.LEASE_SECONDS / 4
     assert not (run / "lock").exists()
+
+
+def test_a_process_that_has_the_number_of_one_that_died(run, server):
+    """It is not taken for that: it began at another time."""
+    left = storage._this_process() | {"began": "1"}
+    server.put(BUCKET, "run/lock", json.dumps(left).encode(), {})
+    lock_folder(run).close()
 
 
 def test_the_lock_of_another_machine(run, server, monkeypatch, caplog):
@@ -198,10 +204,13 @@ def test_a_step_is_one_from_its_last_file_to_the_deletion_of_that(run, server):
     save(folder, 3)
     assert restored(folder) == 3
     # Cut off in the middle of a deletion: its last file has gone first.
-    server.refuse(lambda method, name: method == "DELETE" and "/3/params/" in name)
-    with suppress(Exception):
-        steps_of(folder).delete(3)
-    assert [name for name in server.names(BUCKET) if "/3/params/" in name]
+    deleted = []
+    server.refuse(
+        lambda method, name: method == "DELETE" and (deleted.append(name), deleted[1:])[1]
+    )
+    steps_of(folder).delete(3)
+    assert len(deleted) > 1
+    assert len([name for name in server.names(BUCKET) if "/3/" in name]) > 5
     assert steps_of(folder).found() == [2]
 
 
@@ -240,8 +249,9 @@ def test_a_save_that_the_bucket_refuses(run, server):
         checkpointer.save(1, *state(1), {"n": 1})
         while checkpointer.last_committed is None:
             checkpointer.poll()
-        for part in ("", "params/ocdbt", "commit_success"):
+        for part, status in (("", 403), ("", 418), ("params/ocdbt", 403), ("commit_success", 403)):
             server.refuse(lambda method, name, part=part: f"/2/{part}" in name and method != "GET")
+            server.refusal = status
             with pytest.raises(
                 CheckpointError, match=r"step 2 in .*: .* good checkpoint is step 1"
             ):
