@@ -30,6 +30,9 @@ from gpt_jax.config import InputError, require
 
 T = TypeVar("T")
 
+CLUSTERS = ("gcetpu", "gketpu", "slurm", "ompi")
+"""What tells hosts of each other, by jax's names: Cloud TPU, SLURM, Open MPI. Not Kubernetes: in a
+pod jax would ask its cluster's service, or warn that it cannot, alone or not."""
 START_SECONDS = 300
 """The hosts of a run start within so long of each other."""
 END_SECONDS = 5
@@ -54,7 +57,7 @@ def joined(
 ) -> Iterator[None]:
     """Within it, this process is one of the hosts of a run; entered before jax looks for devices.
 
-    Without arguments the cluster is what jax finds (Cloud TPU, SLURM, Kubernetes, Open MPI), or
+    Without arguments the cluster is what jax finds (of CLUSTERS), or
     this host alone, for which nothing is looked up and no port opened. When one host dies, or ends
     with an error, all do: within `heartbeat_seconds` and END_SECONDS.
 
@@ -141,9 +144,12 @@ def _cluster() -> tuple[str | None, int | None, int | None, Any]:
     """
     from jax._src.clusters import ClusterEnv  # there is no public way to ask without joining
 
-    return ClusterEnv.auto_detect_unset_distributed_params(
-        None, None, None, None, None, START_SECONDS
-    )
+    for cluster in ClusterEnv._cluster_types:
+        if cluster.name in CLUSTERS and cluster.is_env_present():
+            return ClusterEnv.auto_detect_unset_distributed_params(
+                None, None, None, None, cluster.name, START_SECONDS
+            )
+    return None, None, None, None
 
 
 def _check(coordinator: str, count: int, index: int, bind: str | None) -> None:

@@ -43,6 +43,13 @@ def test_a_host_alone_joins_nothing(no_network):
         hosts.require_agreement(lambda: pytest.fail("nothing to compare it with"))
 
 
+def test_a_pod_is_a_host_alone(no_network, monkeypatch, recwarn):
+    """What does not tell of other hosts is not asked, and nothing is said of it."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with hosts.joined():
+        assert not recwarn.list
+
+
 def test_a_cluster_of_one_is_a_host_alone(no_network, monkeypatch):
     for name, value in (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}).items():
         monkeypatch.setenv(name, value)
