@@ -40,7 +40,7 @@ class Chip:
     watts: float
     """Mean power while training, without the host."""
     clock: float
-    """Hz: turns the compiler's cycles into seconds."""
+    """Hz: turns the compiler's cycles into seconds; 0: not known."""
     cores: int
     """TensorCores: v4 and v5p slices are named by these, the others by chips."""
     topologies: tuple[str, ...]
@@ -60,7 +60,7 @@ _SQUARES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 
 # Usable HBM: the limit that libtpu's compiler states when a program exceeds it.
 # Clocks: v4, Jouppi et al. 2023 (Table 4); v5e and v5p follow from their peaks and the 128 x 128
-# matrix units (4 a chip and 8 a chip); v6e's is not published: assumed that of v5p.
+# matrix units (4 a chip and 8 a chip); v6e's is not published.
 # Watts: v4's mean as measured (Jouppi et al. 2023, Table 4). The others' are not published: assumed
 # to do as many FLOP per joule as v4; v6e 1.67 times that, as Google says of it against v5e.
 # DCN of v4: not published per chip; assumed that of v5e.
@@ -115,7 +115,7 @@ CHIPS: dict[str, Chip] = {
             ici_link=100e9,
             dcn=12.5e9,
             watts=340,
-            clock=1.75e9,
+            clock=0,
             cores=1,
             topologies=_SQUARES,
         ),

@@ -62,7 +62,9 @@ class Compiled:
     too_large: bool
     """It is the compiler that refused it, and `hbm_bytes` is what it said is needed."""
     collectives: tuple[dict[str, Any], ...]
-    cycles: int
+    product_cycles: int
+    other_cycles: int
+    """By the compiler's estimate, of matrix products and of other work; 0 where it gave none."""
     compile_seconds: float
     full: bool
     """Compiled to the end, and not until buffers were assigned."""
@@ -197,7 +199,8 @@ def _of_buffers(config: Config, target: Target, folder: Path, seconds: float) ->
         temporary_bytes=None,
         too_large=False,
         collectives=tuple(facts["collectives"]),
-        cycles=0,
+        product_cycles=0,
+        other_cycles=0,
         compile_seconds=seconds,
         full=False,
     )
@@ -211,14 +214,15 @@ def _of_answer(answer: str, errors: str, full: bool) -> Compiled:
         # "... required for HLO temporaries (16.24G) exceeds available HBM (15.75G)".
         needed = re.search(r"([\d.]+)([KMGT])\) exceeds available", found["too_large"])
         size = float(needed[1]) * 2 ** (10 * " KMGT".index(needed[2])) if needed else 0
-        return Compiled(int(size), None, None, True, (), 0, 0.0, full)
+        return Compiled(int(size), None, None, True, (), 0, 0, 0.0, full)
     return Compiled(
         hbm_bytes=found["hbm_bytes"],
         argument_bytes=found["argument_bytes"],
         temporary_bytes=found["temporary_bytes"],
         too_large=False,
         collectives=tuple(found["collectives"]),
-        cycles=found["cycles"],
+        product_cycles=found["product_cycles"],
+        other_cycles=found["other_cycles"],
         compile_seconds=found["compile_seconds"],
         full=True,
     )

@@ -44,6 +44,8 @@ class Collective:
     """That one device sends at each turn, by the ring algorithm."""
     times: int
     """Turns in one step."""
+    hidden: bool
+    """It is begun, and waited for later: other work runs beside it."""
 
 
 def collectives(text: str, mesh: Mapping[str, int], dynamic_trips: int = 1) -> list[Collective]:
@@ -58,11 +60,12 @@ def collectives(text: str, mesh: Mapping[str, int], dynamic_trips: int = 1) -> l
     times = _multiplicities(bodies, dynamic_trips)
     found: dict[object, Collective] = {}
     for name, lines in bodies.items():
+        beside = any("AsyncCollective" in line for line in lines)
         for line in lines:
             match = _COLLECTIVE.search(line)
             if match is None or not times[name]:
                 continue
-            one = _collective(line, match, name, mesh, times[name])
+            one = _collective(line, match, name, mesh, times[name], beside)
             # A collective that is under way beside others is written once for each of them. Those
             # that the compiler has joined may share a channel, and differ in shapes.
             channel = re.search(r"channel_id=(\d+)", line)
@@ -74,17 +77,24 @@ def collectives(text: str, mesh: Mapping[str, int], dynamic_trips: int = 1) -> l
 
 def program_facts(text: str, mesh: Mapping[str, int], dynamic_trips: int) -> dict[str, Any]:
     """What `gpt-jax plan` keeps of a program, ready for JSON: sums of collectives, and cycles."""
-    sums: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+    sums: dict[tuple[str, tuple[str, ...], bool], list[float]] = {}
     for one in collectives(text, mesh, dynamic_trips):
-        entry = sums.setdefault((one.operation, one.axes), [0, 0.0])
+        entry = sums.setdefault((one.operation, one.axes, one.hidden), [0, 0.0])
         entry[0] += one.times
         entry[1] += one.wire_bytes * one.times
     found = [
-        {"operation": operation, "axes": list(axes), "times": times, "wire_bytes": sent}
-        for (operation, axes), (times, sent) in sums.items()
+        {
+            "operation": operation,
+            "axes": list(axes),
+            "hidden": hidden,
+            "times": times,
+            "wire_bytes": sent,
+        }
+        for (operation, axes, hidden), (times, sent) in sums.items()
         if axes
     ]
-    return {"collectives": found, "cycles": cycles(text, dynamic_trips)}
+    products, others = cycles(text, dynamic_trips)
+    return {"collectives": found, "product_cycles": products, "other_cycles": others}
 
 
 def memory_bytes(report: str) -> int:
@@ -94,23 +104,29 @@ def memory_bytes(report: str) -> int:
     return int(found[1])
 
 
-def cycles(text: str, dynamic_trips: int = 1) -> int:
-    """The compiler's estimate for one step, of all but kernels and collectives; 0: it gave none.
+def cycles(text: str, dynamic_trips: int = 1) -> tuple[int, int]:
+    """The compiler's estimates for one step, of matrix products and of all other work.
 
-    It is 2 to 14 % over the ideal for large matrix products and several times too high for
-    elementwise work.
+    It has none for kernels and collectives. Those of large products are 2 to 14 % over the ideal;
+    those of elementwise work are two and a half to four times too high.
     """
     bodies = _computations(text)
     times = _multiplicities(bodies, dynamic_trips)
     pattern = re.compile(r'"estimated_cycles":"(\d+)"')
     fused = {called for lines in bodies.values() for line in lines for called in _fusions(line)}
-    return sum(
-        times[name] * int(match[1])
-        for name, lines in bodies.items()
-        if name not in fused
-        for line in lines
-        if (match := pattern.search(line))
-    )
+    product = re.compile(r" (?:convolution|dot)\(")
+
+    def multiplies(line: str) -> bool:
+        return bool(product.search(line)) or any(
+            multiplies(inner) for called in _fusions(line) for inner in bodies.get(called, [])
+        )
+
+    sums = {True: 0, False: 0}
+    for name, lines in bodies.items():
+        for line in lines if name not in fused else []:
+            if match := pattern.search(line):
+                sums[multiplies(line)] += times[name] * int(match[1])
+    return sums[True], sums[False]
 
 
 def _fusions(line: str) -> list[str]:
@@ -163,7 +179,12 @@ def _trips(line: str, condition: list[str], dynamic_trips: int) -> int:
 
 
 def _collective(
-    line: str, match: re.Match[str], computation: str, mesh: Mapping[str, int], times: int
+    line: str,
+    match: re.Match[str],
+    computation: str,
+    mesh: Mapping[str, int],
+    times: int,
+    beside: bool,
 ) -> Collective:
     arrays = re.findall(r"\b(\w+)\[([\d,]*)\]", match[1])
     if between_slices := match[3]:
@@ -191,7 +212,9 @@ def _collective(
             "all-to-all": size * share,
         }.get(operation, size)
     crossed = set().union(*(crossed_axes(group, mesh) for group in groups))
-    return Collective(operation, tuple(a for a in mesh if a in crossed), shapes, wire, times)
+    axes = tuple(axis for axis in mesh if axis in crossed)
+    hidden = beside or "-start(" in match[0] or between_slices is not None
+    return Collective(operation, axes, shapes, wire, times, hidden)
 
 
 def crossed_axes(group: list[int], mesh: Mapping[str, int]) -> set[str]:

@@ -29,7 +29,6 @@ def _record(config: Config, found: Found, least: Smallest, price: float | None) 
     tokens_per_second = config.train.batch_tokens / found.step_seconds
     hours = config.train.total_tokens / tokens_per_second / 3600
     chip_hours = hours * target.chips
-    cycles = compiled.cycles if compiled else 0
     return {
         "experiment": config.name,
         "target": target.name,
@@ -53,7 +52,6 @@ def _record(config: Config, found: Found, least: Smallest, price: float | None) 
         "collectives": list(compiled.collectives) if compiled else None,
         "step_seconds": found.step_seconds,
         "step_seconds_by_part": found.seconds,
-        "compiler_cycles_seconds": cycles / chip.clock if cycles and chip.clock else None,
         "tokens_per_second": tokens_per_second,
         "mfu": found.mfu,
         "days": hours / 24,
@@ -122,18 +120,13 @@ def _best(config: Config, best: Found, price: float | None) -> list[str]:
         )
     if compiled and compiled.collectives:
         sums = [
-            f"{one['operation']} {'+'.join(one['axes'])} {one['wire_bytes'] / 1e9:,.3g} GB"
+            f"{one['operation']} {'+'.join(one['axes'])}{' beside other work' * one['hidden']} "
+            f"{one['wire_bytes'] / 1e9:,.3g} GB"
             for one in sorted(compiled.collectives, key=lambda one: -one["wire_bytes"])[:4]
         ]
         lines.append(f"network   a device sends, each step: {', '.join(sums)}")
     parts = [f"{name} {value:,.3g}" for name, value in best.seconds.items() if value > 5e-4]
     lines.append(f"step      {record['step_seconds']:,.3g} s: {', '.join(parts)}")
-    if record["compiler_cycles_seconds"]:
-        cycles = record["compiler_cycles_seconds"]
-        lines.append(
-            f"          {cycles:,.3g} s by the compiler's cycles, which are too many for "
-            "elementwise work, and leave out kernels and collectives"
-        )
     whole = [f"{record['tokens_per_second']:,.0f} tokens/s", f"MFU {record['mfu']:.1%}"]
     whole += [f"{record['days']:,.3g} days", f"{record['chip_hours']:,.0f} chip-hours"]
     if record["energy_kwh"] is not None:

@@ -13,6 +13,8 @@ from typing import Any, get_args
 
 from gpt_jax.config import Config, InputError, MeshConfig, Remat, require
 from gpt_jax.plan.arithmetic import (
+    BESIDE,
+    ELEMENTWISE_CYCLES,
     Candidate,
     Estimate,
     batch_parts,
@@ -68,13 +70,16 @@ class Found:
         """By part of the step; with the collectives that were counted, where they were."""
         if self.compiled is None or self.compiled.too_large:
             return self.estimate.seconds
-        products = ("matrices", "attention", "elementwise")
-        kept = {name: self.estimate.seconds[name] for name in products}
+        seconds = {n: self.estimate.seconds[n] for n in ("matrices", "attention", "elementwise")}
+        clock = self.target.chip.clock
+        if self.compiled.product_cycles and clock:
+            seconds["matrices"] = self.compiled.product_cycles / clock
+            seconds["elementwise"] = self.compiled.other_cycles / clock * ELEMENTWISE_CYCLES
         wire: Counter[str] = Counter()
         for one in self.compiled.collectives:
-            wire["+".join(one["axes"])] += one["wire_bytes"]
+            wire["+".join(one["axes"]) + BESIDE * one["hidden"]] += one["wire_bytes"]
         mesh = dataclasses.asdict(self.candidate.mesh)
-        return kept | collective_seconds(wire, mesh, self.target)
+        return seconds | collective_seconds(wire, mesh, self.target)
 
     @property
     def step_seconds(self) -> float:

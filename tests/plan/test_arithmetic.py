@@ -49,23 +49,23 @@ TABLES = (128 + 32) * 64
 def test_copies_of_a_model_sum_their_gradients():
     """2 bytes each, there and back, each of 2 micro-batches: half of them from each of two."""
     wire = estimate(small(data=2), TARGET).wire
-    assert wire["data"] == 4 * 2 * (1 / 2) * 2 * (LAYERS + TABLES)
-    assert wire["fsdp"] == wire["tensor"] == wire["sequence"] == wire["slice"] == 0
+    assert wire == {"data": 4 * 2 * (1 / 2) * 2 * (LAYERS + TABLES)}
+    across = estimate(small(slice=2), find_target("v5e-1", 2)).wire
+    assert across == {"slice beside": wire["data"]}
 
 
 def test_split_parameters_are_gathered_twice_and_their_gradients_scattered():
-    """4 micro-batches of 2 devices; of the tables 2 are gathered and their sums go both ways."""
+    """4 micro-batches of 2 devices; the tables' two sums go there and back."""
     wire = estimate(small(fsdp=2), TARGET).wire
-    assert wire["fsdp"] == 4 * (1 / 2) * 2 * (3 * LAYERS + 4 * TABLES)
+    gathered, summed = 4 * (1 / 2) * 2 * 2 * (LAYERS + TABLES), 4 * 2 * (LAYERS + 4 * TABLES) / 2
+    assert wire == {"fsdp beside": gathered, "fsdp": summed}
 
 
 def test_a_slow_network_is_waited_for_and_a_fast_one_is_hidden():
     products = {"matrices": 2.0, "attention": 1.0, "elementwise": 0.5}
-    assert step_seconds(products | {"fsdp": 2.9}) == 3.5
-    assert step_seconds(products | {"fsdp": 2.9, "data": 0.2}) == pytest.approx(3.6)
-    assert step_seconds(products | {"fsdp": 2.9, "tensor": 0.2}) == pytest.approx(3.7)
-    # A sum over several axes waits if one of them does.
-    assert step_seconds(products | {"fsdp+tensor": 0.2}) == pytest.approx(3.7)
+    assert step_seconds(products | {"fsdp beside": 2.9}) == 3.5
+    assert step_seconds(products | {"fsdp beside": 2.9, "slice beside": 0.2}) == pytest.approx(3.6)
+    assert step_seconds(products | {"fsdp beside": 2.9, "data+fsdp": 0.2}) == pytest.approx(3.7)
 
 
 def test_a_rate_is_that_of_the_links_or_of_the_network():
@@ -75,8 +75,8 @@ def test_a_rate_is_that_of_the_links_or_of_the_network():
     assert found["fsdp"] == pytest.approx(0.01 / 0.85)
     assert found["data+fsdp"] == pytest.approx(0.005 / 0.85)
     two = find_target("v5e-16", 2)
-    found = collective_seconds({"slice": 1e9}, mesh | {"slice": 2}, two)
-    assert found["slice"] == pytest.approx(0.32 / 0.85)
+    found = collective_seconds({"slice beside": 1e9}, mesh | {"slice": 2}, two)
+    assert found["slice beside"] == pytest.approx(0.32 / 0.85)
 
 
 def test_a_candidate_is_the_options_that_reproduce_it():

@@ -51,7 +51,7 @@ def test_the_two_passes_agree(kept):
     assert abs(early.hbm_bytes - whole.hbm_bytes) < 0.1 * 2**30
     assert not early.full
     assert whole.full
-    assert whole.cycles > 0
+    assert whole.product_cycles > whole.other_cycles / 3 > early.product_cycles == 0
     assert whole.compile_seconds > early.compile_seconds
     assert {one["operation"] for one in early.collectives} >= {"all-gather", "all-reduce"}
     for one, other in zip(early.collectives, whole.collectives, strict=True):
