@@ -108,7 +108,7 @@ def _digest(config: Config, target: Target, full: bool) -> str:
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
     raise InputError(
         "compiling for TPUs that are not here needs libtpu, which is not installed: pip install "
-        "'gpt_jax[plan]' (or -e '.[plan]' in a clone), or plan by arithmetic alone (--no-compile)."
+        "'gpt_jax[tpu]' (or -e '.[tpu]' in a clone), or plan by arithmetic alone (--no-compile)."
     )
 
 

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         importlib.util.find_spec("libtpu") is None,
-        reason="libtpu is not installed: pip install -e '.[plan]'",
+        reason="libtpu is not installed: pip install -e '.[tpu]'",
     ),
 ]
 SMALL = Config(

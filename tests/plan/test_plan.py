@@ -168,7 +168,7 @@ def test_without_the_compiler_it_says_how_to_get_it(said, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", version)
     status, _, err = said("--target", "v5e-16")
     assert status == 1
-    assert "pip install 'gpt_jax[plan]'" in err
+    assert "pip install 'gpt_jax[tpu]'" in err
     assert "--no-compile" in err
 
 
