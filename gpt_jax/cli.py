@@ -331,10 +331,20 @@ def _write_sample(run: Path, config: Config) -> str:
     """A sample of the run's model, kept in its folder as sample.txt; none of 0 tokens."""
     if config.train.sample_tokens == 0:
         return ""
+    import jax
+
+    from gpt_jax.flops import num_params
     from gpt_jax.generate.decode import generate, room_after
     from gpt_jax.generate.sampling import Sampling
     from gpt_jax.train.run import load
 
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", float("inf"))
+    needed = 4 * num_params(config.model)
+    require(
+        needed < memory,
+        f"a model writes text on one device, and this one takes {needed / 2**30:,.1f} GiB of its "
+        f"{memory / 2**30:,.1f}.",
+    )
     _, params, tokenizer = load(run)
     prompt = config.train.sample_prompt
     room = room_after(config.model, tokenizer, [prompt])

@@ -237,7 +237,7 @@ def test_generate_on_a_folder_that_is_no_run(said, tmp_path):
         (["--mesh.data", "3"], "must divide the 8 devices present, and data=3 does not"),
         (
             ["--train.batch-tokens", "160"],
-            "5 sequences of 32 tokens do not divide over slice x data x fsdp",
+            "5 sequences of 32 tokens do not divide over slice x pipeline x data x fsdp",
         ),
         (["--model.vocab-size", "100"], "vocab_size=100 is less than the tokenizer's 257"),
         (["--data.tokenizer", "sentencepiece"], "a tokenizer that is trained needs its size"),
@@ -296,3 +296,21 @@ def test_a_full_disk_is_one_paragraph(said, tmp_path, monkeypatch):
 def test_an_error_that_is_raised_by_hand_is_a_value_error():
     """So that a notebook that knows nothing of us can catch it."""
     assert issubclass(InputError, ValueError)
+
+
+@pytest.mark.slow
+def test_a_model_larger_than_a_device_ends_its_training_without_a_sample(
+    said, tiny, tmp_path, monkeypatch
+):
+    """All is saved by then: it is said, and the exit status is that of a run that ended well."""
+
+    class Small:
+        def memory_stats(self):
+            return {"bytes_limit": 1000}
+
+    monkeypatch.setattr("jax.local_devices", lambda: [Small()])
+    status, out, err = said(
+        "train", tiny, "--workdir", tmp_path / "run", "--train.total-tokens", 512
+    )
+    assert (status, err) == (0, "")
+    assert "(no sample: a model writes text on one device, and this one takes" in out
