@@ -37,6 +37,8 @@ class Chip:
     """Bytes/s of one link to a neighbour, in one direction."""
     dcn: float
     """Bytes/s of one chip's share of the network between slices."""
+    host_link: float
+    """Bytes/s of one chip to and from its host's memory, in one direction."""
     watts: float
     """Mean power while training, without the host."""
     clock: float
@@ -63,7 +65,8 @@ _SQUARES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 # matrix units (4 a chip and 8 a chip); v6e's is not published.
 # Watts: v4's mean as measured (Jouppi et al. 2023, Table 4). The others' are not published: assumed
 # to do as many FLOP per joule as v4; v6e 1.67 times that, as Google says of it against v5e.
-# DCN of v4: not published per chip; assumed that of v5e.
+# DCN of v4: not published per chip; assumed that of v5e. Links to the host: assumed 16 lanes of
+# PCIe 3, as v4 is said to have.
 CHIPS: dict[str, Chip] = {
     chip.generation: chip
     for chip in (
@@ -75,6 +78,7 @@ CHIPS: dict[str, Chip] = {
             hbm_bandwidth=1228e9,
             ici_link=50e9,
             dcn=3.125e9,
+            host_link=16e9,
             watts=170,
             clock=1.05e9,
             cores=2,
@@ -88,6 +92,7 @@ CHIPS: dict[str, Chip] = {
             hbm_bandwidth=819e9,
             ici_link=50e9,
             dcn=3.125e9,
+            host_link=16e9,
             watts=122,
             clock=1.5e9,
             cores=1,
@@ -101,6 +106,7 @@ CHIPS: dict[str, Chip] = {
             hbm_bandwidth=2765e9,
             ici_link=100e9,
             dcn=6.25e9,
+            host_link=16e9,
             watts=284,
             clock=1.75e9,
             cores=2,
@@ -114,6 +120,7 @@ CHIPS: dict[str, Chip] = {
             hbm_bandwidth=1640e9,
             ici_link=100e9,
             dcn=12.5e9,
+            host_link=16e9,
             watts=340,
             clock=0,
             cores=1,

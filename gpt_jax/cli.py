@@ -450,7 +450,7 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     experiments = [(path, load_experiment(path, overrides, "plan")) for path in paths]
     from gpt_jax.plan.command import run
 
-    run(options, experiments)
+    run(options, experiments, overrides)
 
 
 def _launch(options: argparse.Namespace, overrides: Sequence[str]) -> None:

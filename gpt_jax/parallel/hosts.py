@@ -74,6 +74,11 @@ def joined(
     if given == (None, None, None):
         coordinator, count, index, local_devices = _cluster()
         if count is None or count == 1:
+            require(
+                bind is None,
+                f"a host alone listens nowhere, and --coordinator-bind is {bind}: tell it of the "
+                "others (--coordinator, --num-hosts, --host-index), or leave it out.",
+            )
             yield
             return
     require(

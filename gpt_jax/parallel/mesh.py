@@ -16,8 +16,8 @@ from gpt_jax.config import MeshConfig, require
 AXES = ("slice", "pipeline", "data", "fsdp", "sequence", "tensor")
 """From the slowest network to the fastest: neighbours along the last are nearest to each other.
 
-Slices sum gradients once a batch; stages of a pipeline hand on one activation for several layers;
-then come gradients, parameters, keys and activations of every layer.
+Slices sum gradients once a micro-batch; stages of a pipeline hand on one activation for several
+layers; then come gradients, parameters, keys and activations of every layer.
 """
 
 
@@ -40,7 +40,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 def _in_order(devices: list[Any], shape: dict[str, int]) -> np.ndarray:
     """The devices as an array of a shape, with neighbours near each other."""
-    slices = len({getattr(device, "slice_index", None) for device in devices})
+    # GPUs have a slice_index too, which numbers their hosts.
+    of_a_pod = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", None) for device in devices if of_a_pod}) or 1
     # An axis need not be a whole dimension of the torus: 256 x 2 lie on 8 x 8 x 8.
     split = {"allow_split_physical_axes": True}
     if slices == 1:

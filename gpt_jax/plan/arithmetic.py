@@ -43,7 +43,9 @@ ASSUMPTIONS = (
     "work by a third of them",
     "before it is compiled: parameters are gathered, and slices reached, beside the products, and "
     "all else is waited for; after it, what the program waits for",
-    "a mesh axis has two links along as many dimensions of the torus as its share of the devices",
+    "a mesh axis has two links along as many dimensions of the torus as its share of the devices, "
+    "as if each of them were a ring",
+    "what is offloaded goes to the host and comes back beside the products",
 )
 PARAM_BYTES = 4  # the state is float32
 
@@ -127,6 +129,13 @@ def estimate(config: Config, target: Target) -> Estimate:
         "elementwise": _elementwise_bytes(config, mesh, micro, tokens) / target.chip.hbm_bandwidth,
     }
     seconds |= collective_seconds(wire, mesh, target)
+    if model.remat == "offload":
+        kept = [
+            saved_bytes_per_token(dataclasses.replace(model, remat=remat), mesh["tensor"], False)
+            for remat in ("qkv_attention", "full")
+        ]
+        moved = 2 * (kept[0] - kept[1]) * tokens * model.num_layers / mesh.get("pipeline", 1)
+        seconds["host" + BESIDE] = moved / target.chip.host_link
     return Estimate(_memory(config, mesh, micro, at_once), wire, seconds, flops)
 
 

@@ -47,7 +47,16 @@ _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "JAX_ENABLE_COMPILATION_CACHE": "0",
     "XLA_FLAGS": "",
+    "LIBTPU_INIT_ARGS": "",
 }
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+def end_all() -> None:
+    """End the compilers that are at work: they do not see the Ctrl-C that their parent does."""
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,25 +100,30 @@ def compile_candidate(config: Config, target: Target, cache: Path, full: bool) -
 
 
 def _digest(config: Config, target: Target, full: bool) -> str:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        compiler = importlib.metadata.version("jaxlib" if target.is_local else "libtpu")
-        made_from = {
-            "program": [
-                dataclasses.asdict(part)
-                for part in (config.model, config.optimizer, config.train, config.mesh)
-            ],
-            "data": [config.sequence_length, config.data.isolate_documents],
-            "options": config.compiler_options,
-            "code": code_version(),
-            "target": [target.chip.generation, target.topology, target.slices, full],
-            "devices": target.chip.device_kinds,
-            "compiler": compiler,
-        }
-        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
-    raise InputError(
-        "compiling for TPUs that are not here needs libtpu, which is not installed: pip install "
-        "'gpt_jax[tpu]' (or -e '.[tpu]' in a clone), or plan by arithmetic alone (--no-compile)."
-    )
+    parts = (config.model, config.optimizer, config.train, config.mesh)
+    made_from = {
+        "program": [dataclasses.asdict(part) for part in parts],
+        "data": [config.sequence_length, config.data.isolate_documents],
+        "options": config.compiler_options,
+        "flags": os.environ.get("XLA_FLAGS", "") if target.is_local else "",
+        "code": code_version(),
+        "target": [target.chip.generation, target.topology, target.slices, full],
+        "devices": target.chip.device_kinds,
+        "compiler": compiler_version(target),
+    }
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
+
+
+def compiler_version(target: Target) -> str:
+    """Of what compiles for a target; raises InputError where it is not installed."""
+    try:
+        return importlib.metadata.version("jaxlib" if target.is_local else "libtpu")
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(
+            "compiling for TPUs that are not here needs libtpu, which is not installed: pip "
+            "install 'gpt_jax[tpu]' (or -e '.[tpu]' in a clone), or plan by arithmetic alone "
+            "(--no-compile)."
+        ) from None
 
 
 def _compile(config: Config, target: Target, full: bool) -> Compiled:
@@ -124,15 +138,16 @@ def _compile(config: Config, target: Target, full: bool) -> Compiled:
     environment = os.environ if target.is_local else os.environ | _ENVIRONMENT
     start = time.perf_counter()
     try:
-        with (folder / "stderr").open("w+b") as errors:
+        with (folder / "stderr").open("w+b") as errors, (folder / "stdout").open("w+b") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "gpt_jax.plan.worker"],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=out,
                 stderr=errors,
                 env=environment,
                 start_new_session=True,  # so that all of it can be ended
             )
+            _running.add(process)
             try:
                 assert process.stdin is not None
                 process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -142,29 +157,34 @@ def _compile(config: Config, target: Target, full: bool) -> Compiled:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            assert process.stdout is not None
-            with process.stdout:
-                answer = process.stdout.read().decode()
+                _running.discard(process)
+            seconds = time.perf_counter() - start
             if assigned:
-                return _of_buffers(config, target, folder, time.perf_counter() - start)
+                return _of_buffers(config, target, folder, seconds)
+            out.seek(0)
             errors.seek(0)
-            return _of_answer(answer, errors.read().decode(errors="replace"), full)
+            said = errors.read().decode(errors="replace")
+            return _of_answer(out.read().decode(), said, full, seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait(process: subprocess.Popen[bytes], dump: Path | None, start: float) -> bool:
     """Wait for the process to end, or to assign its buffers: True. Memory and time are limited."""
+    before: list[int] = []
     while process.poll() is None:
-        if dump and all(list(dump.glob(f"*train_step*{name}")) for name in (_BUFFERS, _MEMORY)):
-            time.sleep(0.5)  # the files are made before they are filled
-            return True
+        if dump:
+            # The files are there before they are whole: two looks apart they must be the same.
+            sizes = _dumped_sizes(dump)
+            if sizes and sizes == before:
+                return True
+            before = sizes
+            time.sleep(0.5 if sizes else 0)
         resident = _resident_bytes(process.pid)
         if resident > MEMORY_LIMIT:
             raise InputError(
                 f"a compiler may take {MEMORY_LIMIT / GIB:.0f} GiB of this machine's memory, and "
-                f"it took {resident / GIB:.1f}: plan with fewer layers laid out "
-                "(--model.scan-unroll 1), or by arithmetic alone (--no-compile)."
+                f"it took {resident / GIB:.1f}: plan by arithmetic alone (--no-compile)."
             )
         if time.perf_counter() - start > SECONDS_LIMIT:
             raise InputError(
@@ -173,6 +193,15 @@ def _wait(process: subprocess.Popen[bytes], dump: Path | None, start: float) -> 
             )
         time.sleep(0.1)
     return False
+
+
+def _dumped_sizes(dump: Path) -> list[int]:
+    """Of the two files that tell of the step; none while one of them is missing or empty."""
+    sizes = [
+        [path.stat().st_size for path in sorted(dump.glob(f"*train_step*{name}"))]
+        for name in (_BUFFERS, _MEMORY)
+    ]
+    return [*sizes[0], *sizes[1]] if all(part and all(part) for part in sizes) else []
 
 
 def _resident_bytes(pid: int) -> int:
@@ -206,15 +235,17 @@ def _of_buffers(config: Config, target: Target, folder: Path, seconds: float) ->
     )
 
 
-def _of_answer(answer: str, errors: str, full: bool) -> Compiled:
+def _of_answer(answer: str, errors: str, full: bool, seconds: float) -> Compiled:
     if not answer.strip():
         raise InputError(_last_error(errors))
     found = json.loads(answer)
     if "too_large" in found:
         # "... required for HLO temporaries (16.24G) exceeds available HBM (15.75G)".
         needed = re.search(r"([\d.]+)([KMGT])\) exceeds available", found["too_large"])
-        size = float(needed[1]) * 2 ** (10 * " KMGT".index(needed[2])) if needed else 0
-        return Compiled(int(size), None, None, True, (), 0, 0, 0.0, full)
+        if needed is None:
+            raise InputError(f"the compiler must not fail, and it did: {found['too_large'][:400]}")
+        size = float(needed[1]) * 2 ** (10 * " KMGT".index(needed[2]))
+        return Compiled(int(size), None, None, True, (), 0, 0, seconds, full)
     return Compiled(
         hbm_bytes=found["hbm_bytes"],
         argument_bytes=found["argument_bytes"],
@@ -223,7 +254,7 @@ def _of_answer(answer: str, errors: str, full: bool) -> Compiled:
         collectives=tuple(found["collectives"]),
         product_cycles=found["product_cycles"],
         other_cycles=found["other_cycles"],
-        compile_seconds=found["compile_seconds"],
+        compile_seconds=seconds,
         full=True,
     )
 

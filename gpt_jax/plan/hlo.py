@@ -189,6 +189,12 @@ def _collective(
     arrays = re.findall(r"\b(\w+)\[([\d,]*)\]", match[1])
     if between_slices := match[3]:
         arrays = arrays[:1]  # the others are of the transfer itself
+    elif "-start(" in match[0] and match[1].startswith("("):
+        # What goes in, what comes out, and for a permute two numbers of the transfer.
+        if match[2] == "collective-permute":
+            arrays = arrays[1:2]
+        elif match[2] != "all-reduce":
+            arrays = arrays[len(arrays) // 2 :]
     shapes = tuple(tuple(_numbers(dims)) for _, dims in arrays)
     size = sum(
         _BYTES.get(kind, 4) * math.prod(dims)

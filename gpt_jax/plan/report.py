@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from gpt_jax.chips import GIB, PUE
@@ -18,10 +19,17 @@ Smallest = tuple[Target, bool] | None
 
 
 def as_records(
-    config: Config, found: list[Found], least: Smallest, price: float | None
+    config: Config,
+    found: list[Found],
+    least: Smallest,
+    price: float | None,
+    overrides: Sequence[str],
 ) -> list[dict[str, Any]]:
     """A dictionary for each candidate, ready for JSON: bytes are per device, times in seconds."""
-    return [_record(config, one, least, price) for one in found]
+    return [
+        record | {"overrides": [*overrides, *record["overrides"]]}
+        for record in (_record(config, one, least, price) for one in found)
+    ]
 
 
 def _record(config: Config, found: Found, least: Smallest, price: float | None) -> dict[str, Any]:
@@ -65,9 +73,13 @@ def _record(config: Config, found: Found, least: Smallest, price: float | None) 
 
 
 def as_table(
-    config: Config, found: list[Found], least: Smallest, price: float | None, experiment: str
+    config: Config,
+    found: list[Found],
+    least: Smallest,
+    price: float | None,
+    command: Sequence[str],
 ) -> str:
-    """The best candidates, what the best one costs, and how to run it."""
+    """The best candidates, what the best one costs, and the `command` that runs it."""
     target = found[0].target
     lines = [
         f"{config.name} on {target.described()}",
@@ -88,8 +100,7 @@ def as_table(
     else:
         lines.append(f"smallest  no slice of {target.chip.generation} holds it")
     if best.fits:
-        run = ["gpt-jax", "train", experiment, *best.candidate.overrides()]
-        lines.append(f"run       {shlex.join(run)}")
+        lines.append(f"command   {shlex.join([*command, *best.candidate.overrides()])}")
     lines += ["", "The time is an estimate, no measurement. Its assumptions:"]
     return "\n".join([*lines, *(f"- {text}" for text in _assumptions(target))])
 

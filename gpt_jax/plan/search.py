@@ -22,7 +22,7 @@ from gpt_jax.plan.arithmetic import (
     estimate,
     step_seconds,
 )
-from gpt_jax.plan.compile import Compiled, compile_candidate
+from gpt_jax.plan.compile import Compiled, compile_candidate, compiler_version, end_all
 from gpt_jax.plan.target import Target, smaller_and_larger
 
 PER_MESH = 3
@@ -79,7 +79,8 @@ class Found:
         for one in self.compiled.collectives:
             wire["+".join(one["axes"]) + BESIDE * one["hidden"]] += one["wire_bytes"]
         mesh = dataclasses.asdict(self.candidate.mesh)
-        return seconds | collective_seconds(wire, mesh, self.target)
+        host = {k: v for k, v in self.estimate.seconds.items() if k.startswith("host")}
+        return seconds | host | collective_seconds(wire, mesh, self.target)
 
     @property
     def step_seconds(self) -> float:
@@ -130,7 +131,8 @@ def smallest(
             continue
         # The frugal first: one that fits is enough.
         for found in hopeful[:2]:
-            if _compile_all(config, [found], 1, cache, False, say)[0].fits:
+            done = _compile_all(config, [found], 1, cache, False, say)[0]
+            if done.compiled and done.fits:
                 return size, True
     return None
 
@@ -237,14 +239,25 @@ def _compile_all(
 
     def one(item: Found) -> Found:
         applied = item.candidate.applied(config)
-        done = dataclasses.replace(
-            item, compiled=compile_candidate(applied, item.target, cache, full)
-        )
+        try:
+            compiled = compile_candidate(applied, item.target, cache, full)
+        except InputError as error:
+            # Of this candidate alone: what is known of it stays, and the others go on.
+            say(f"failed {item.target.name} {described(item)}: {error}")
+            return item
+        done = dataclasses.replace(item, compiled=compiled)
         say(f"{'compiled' if full else 'looked at'} {item.target.name} {described(done)}")
         return done
 
+    if found:
+        compiler_version(found[0].target)  # without which all would fail
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(one, found))
+        try:
+            return list(pool.map(one, found))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
+            raise
 
 
 def mesh_words(mesh: MeshConfig) -> str:

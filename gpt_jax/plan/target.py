@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +87,7 @@ def local_target() -> Target:
         hbm_bandwidth=bandwidth / share,
         ici_link=bandwidth / share / 4,
         dcn=bandwidth / share / 4,
+        host_link=bandwidth / share / 4,
         watts=0.0,
         clock=0.0,
         cores=1,
@@ -97,9 +98,9 @@ def local_target() -> Target:
 
 def _host_memory() -> int:
     """What is free now, in bytes."""
-    import os
-
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # macOS tells only what is built in.
+    free = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(free) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _measured(size: int = 1024, turns: int = 5) -> tuple[float, float]:
@@ -123,8 +124,3 @@ def _measured(size: int = 1024, turns: int = 5) -> tuple[float, float]:
     square, line = jnp.ones((size, size)), jnp.ones(16 * size * size)
     flops = 2 * size**3 / best(lambda x: x @ x, square)
     return flops, 2 * line.nbytes / best(lambda x: x + 1, line)
-
-
-def with_hbm(target: Target, hbm_bytes: int) -> Target:
-    """The same chips with another limit, as the compiler states it."""
-    return dataclasses.replace(target, chip=dataclasses.replace(target.chip, hbm_bytes=hbm_bytes))

@@ -69,11 +69,15 @@ class RunFolder:
         self.path = path
         self._made, self._lock = False, None
         hosts.on_first(lambda: self._open(path, config))
-        hosts.together(self._check_shared)
-        with told_of_buckets():
-            is_new = not (path / "config.json").exists()
-        self.is_new = hosts.from_first(is_new)
-        """Whether no training in it has begun yet."""
+        try:
+            hosts.together(self._check_shared)
+            with told_of_buckets():
+                is_new = not (path / "config.json").exists()
+            self.is_new = hosts.from_first(is_new)
+            """Whether no training in it has begun yet."""
+        except BaseException:
+            self._close()
+            raise
 
     def _open(self, path: Path, config: Config) -> None:
         with told_of_buckets():

@@ -53,9 +53,9 @@ class Watchdog:
     @contextmanager
     def looks_away(self) -> Iterator[None]:
         """Within it, time does not count: validation, a save, what has no usual length."""
-        self._since = None
+        running, self._since = self._since is not None, None
         yield
-        self._since = time.monotonic() if self._longest else None
+        self._since = time.monotonic() if running else None
 
     def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._seconds / 10)):

@@ -119,6 +119,14 @@ def test_only_the_axis_slice_leads_from_one_slice_to_the_next():
             make_mesh(wrong, devices)
 
 
+def test_hosts_of_gpus_are_no_slices_of_a_pod():
+    """XLA numbers them by slice_index all the same: fsdp may join them."""
+    devices = [
+        Chip(n, n // 4, (0, 0, 0), platform="gpu", device_kind="NVIDIA H100") for n in range(8)
+    ]
+    assert make_mesh(MeshConfig(1, 8, 1), devices).shape["fsdp"] == 8
+
+
 def test_an_axis_may_be_a_part_of_the_torus():
     """256 x 2 on the 8 x 8 x 8 chips of v5p, each of them once."""
     places = [(n // 64, n // 8 % 8, n % 8) for n in range(512)]

@@ -72,6 +72,27 @@ def test_a_collective_counts_as_often_as_its_loops_turn():
     assert found[2].shapes == ((4,), ())
 
 
+@pytest.mark.parametrize(
+    ("line", "wire"),
+    [
+        ("(f32[128], f32[256]) all-gather-start(%x), replica_groups={{0,1}}", 512),
+        ("(f32[256], f32[128]) reduce-scatter-start(%x), replica_groups={{0,1}}", 512),
+        (
+            "(f32[512], f32[512], u32[], u32[]) collective-permute-start(%x), "
+            "source_target_pairs={{0,1},{1,0}}",
+            2048,
+        ),
+        ("f32[128] all-reduce-start(%x), replica_groups={{0,1}}", 512),
+        ("(f32[64], f32[64]) all-reduce-start(%x, %y), replica_groups={{0,1}}", 512),
+    ],
+)
+def test_what_is_begun_and_ended_later_counts_once(line, wire):
+    """XLA's pairs name what goes in and what comes out; only one of them crosses."""
+    text = f"ENTRY %main (x: f32[128]) -> f32[128] {{\n  %s = {line}, channel_id=1\n}}\n"
+    (one,) = hlo.collectives(text, {"data": 2})
+    assert (one.wire_bytes, one.hidden) == (wire, True)
+
+
 def test_what_goes_from_slice_to_slice_is_a_send():
     """XLA's text for two slices of four: a device's part of 512 bytes, there and back by halves."""
     text = """ENTRY %main (x: f32[1,1,128]) -> f32[1,1,128] {

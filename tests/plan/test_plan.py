@@ -172,6 +172,45 @@ def test_without_the_compiler_it_says_how_to_get_it(said, monkeypatch):
     assert "--no-compile" in err
 
 
+def test_a_candidate_that_fails_does_not_take_the_others_with_it(said, monkeypatch):
+    """The first to be compiled fails; the second is compiled, and is the best that is known."""
+    from gpt_jax.plan import search
+    from gpt_jax.plan.compile import Compiled
+
+    tried = []
+
+    def compile_candidate(config, target, cache, full):
+        tried.append(config)
+        if len(tried) == 1:
+            raise InputError("the compiler must not fail, and it did")
+        return Compiled(2**30, None, None, False, (), 0, 0, 1.0, full)
+
+    monkeypatch.setattr(search, "compile_candidate", compile_candidate)
+    monkeypatch.setattr(search, "compiler_version", lambda _: "1")
+    words = ["--target", "v5e-16", "--candidates", "2", "--full", "0", "--jobs", "1", "--json"]
+    status, out, err = said(*words, "--train.batch-tokens", "262144")
+    assert status == 0
+    assert err.startswith("failed v5e-16 ")
+    found = json.loads(out)
+    assert [one["verified"] for one in found].count(True) == 1
+    # The user's own options come with those of the candidate.
+    assert found[0]["overrides"][:2] == ["--train.batch-tokens", "262144"]
+
+
+def test_offloading_costs_the_way_to_the_host_and_back():
+    """175b: 4 arrays a layer of width D, halved by tensor, and N sums of 4 bytes, there and back."""
+    config = for_planning(gpt3("175b"))
+    found = rank(config, find_target("v5p:8x8x8"))
+    one = next(
+        f
+        for f in found
+        if f.candidate.remat == "offload" and f.candidate.mesh == MeshConfig(1, 256, 2)
+    )
+    tokens = 1536 * 2048 / 256
+    moved = 2 * 96 * tokens * (2 * 4 * 12288 / 2 + 4 * 96 / 2)
+    assert one.seconds["host beside"] == pytest.approx(moved / 16e9)
+
+
 def test_the_devices_that_are_here(said):
     """Compiled for them: the eight fake ones of the tests."""
     words = ["--target", "local", "--json", "--candidates", "1", "--full", "1"]
