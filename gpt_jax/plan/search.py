@@ -164,11 +164,17 @@ def rank(config: Config, target: Target) -> list[Found]:
 
 
 def ordered(found: Any) -> list[Found]:
-    """Those that fit by time, then the others by memory."""
-    return sorted(
-        found,
-        key=lambda one: (not one.fits, one.step_seconds if one.fits else one.hbm_bytes),
-    )
+    """Those that fit by time, then the others by memory.
+
+    Those that were compiled to the end come before all: their time is by the compiler's cycles, and
+    not to be compared with that of formulas, which leave out what makes a program slow.
+    """
+
+    def key(one: Found) -> tuple[bool, bool, float]:
+        by_formulas = one.compiled is None or not one.compiled.full
+        return not one.fits, by_formulas, one.step_seconds if one.fits else one.hbm_bytes
+
+    return sorted(found, key=key)
 
 
 def candidates(config: Config, target: Target) -> Iterator[Candidate]:

@@ -120,7 +120,7 @@ def test_gpt_3_fits_512_chips_of_v5p(tmp_path):
     """175 B parameters, 1,536 sequences of 2,048 tokens, compiled to the end."""
     config = for_planning(gpt3("175b"))
     target = find_target("v5p:8x8x8")
-    candidate = Candidate(MeshConfig(1, 256, 2), "qkv_attention", 2048, True)
+    candidate = Candidate(MeshConfig(1, 256, 2), "dots", 3 * 2048, True)
     applied = candidate.applied(config)
     compiled = compile_candidate(applied, target, tmp_path, full=True)
     found = Found(candidate, estimate(applied, target), compiled, target)
