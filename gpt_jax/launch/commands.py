@@ -28,7 +28,9 @@ ARCHIVE = "gpt-jax.tar.gz"
 COPY = "gpt-jax"
 """The archive and its content on a host, in the home folder."""
 HOST = f"bash {COPY}/gpt_jax/launch/host.sh"
-UNPACK = f"rm -rf {COPY} && mkdir {COPY} && tar -xzf {ARCHIVE} -C {COPY}"
+# What still runs needs its copy until it has saved.
+_STOP = f"{{ [ ! -e {COPY}/gpt_jax/launch/host.sh ] || {HOST} stop; }}"
+UNPACK = f"{_STOP} && rm -rf {COPY} && mkdir {COPY} && tar -xzf {ARCHIVE} -C {COPY}"
 LOG_LINES = 30
 
 Line = list[str]

@@ -2,6 +2,7 @@
 # What `gpt-jax launch` asks of every host of a slice. It lies in the copy of the checkout there.
 #
 #   host.sh install         make .venv in the copy, and install the package for TPUs and buckets
+#   host.sh stop            end what runs, once it has saved
 #   host.sh start WORD...   run a command that outlives this session, instead of one that still runs
 #   host.sh status          print gpt-jax-status HOST none|running|gone|ended EXIT COMMAND, as the
 #                           two above do when they have done their work
@@ -28,6 +29,19 @@ tell_status() {
   echo "gpt-jax-status $(hostname) $word"
 }
 
+# Takes the lock, for as long as this script lives.
+stop() {
+  exec 9>>"$state/lock"
+  if ! flock -n 9; then
+    # It saves and ends by itself; what does not is killed.
+    kill -TERM -- "-$(cat "$state/pid")" || true
+    flock -w 120 9 || {
+      kill -KILL -- "-$(cat "$state/pid")" || true
+      flock -w 30 9
+    }
+  fi
+}
+
 case $verb in
 install)
   # The images' Python is Ubuntu 22.04's, 3.10; uv brings a newer one
@@ -39,16 +53,11 @@ install)
   uv pip install --python .venv/bin/python '.[tpu,gcs]'
   tell_status
   ;;
+stop)
+  stop
+  ;;
 start)
-  exec 9>>"$state/lock"
-  if ! flock -n 9; then
-    # It saves and ends by itself; what does not is killed.
-    kill -TERM -- "-$(cat "$state/pid")" || true
-    flock -w 120 9 || {
-      kill -KILL -- "-$(cat "$state/pid")" || true
-      flock -w 30 9
-    }
-  fi
+  stop
   rm -f "$state/exit" "$state/pid"
   printf '%s\0' "$@" | sha256sum | cut -c1-12 >"$state/command"
   nohup setsid bash "$copy/gpt_jax/launch/host.sh" hold "$@" </dev/null >>"$state/log" 2>&1 &

@@ -5,12 +5,14 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 
 import gpt_jax
+from gpt_jax.launch.commands import ARCHIVE, UNPACK
 
 SCRIPT = Path(gpt_jax.__file__).parent / "launch" / "host.sh"
 
@@ -102,6 +104,24 @@ def test_a_killed_command_is_gone(host, tmp_path):
 def test_a_command_that_is_killed_alone_has_a_status(host):
     host("start", "bash", "-c", "kill -9 $$")
     assert wait(host, "ended")[0] == "137"
+
+
+def test_what_runs_has_saved_before_its_copy_is_replaced(host, tmp_path):
+    """It reads from the copy while it saves; the new copy is there afterwards, and no old file."""
+    (tmp_path / "gpt-jax" / "needed").write_text("read while saving")
+    save = "trap 'sleep 0.3; cat needed; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+    host("start", "bash", "-c", save)
+    while "up" not in host("log", "1").splitlines():
+        time.sleep(0.05)
+    (tmp_path / "new").write_text("")
+    with tarfile.open(tmp_path / ARCHIVE, "w:gz") as archive:
+        archive.add(tmp_path / "new", "new")
+        archive.add(SCRIPT, "gpt_jax/launch/host.sh")
+    home = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    for _ in range(2):  # the second time nothing runs
+        subprocess.run(["bash", "-c", UNPACK], cwd=tmp_path, env=home, check=True, timeout=60)
+        assert sorted(path.name for path in (tmp_path / "gpt-jax").iterdir()) == ["gpt_jax", "new"]
+    assert (tmp_path / "gpt-jax-run" / "log").read_text().endswith("read while saving")
 
 
 def test_install(host, tmp_path):
