@@ -221,7 +221,8 @@ def test_the_devices_that_are_here(said):
     best = json.loads(out)[0]
     assert best["chips"] == 8
     assert best["verified"] is best["fits"] is best["compiled_to_the_end"] is True
-    assert 0 < best["hbm_bytes"] < 1e8
+    # Parameters and moments of all 8 devices are 1 MB; what a step computes is more.
+    assert best["argument_bytes"] < best["temporary_bytes"] < best["hbm_bytes"] < 1e8
     assert best["energy_kwh"] is None
 
 
