@@ -29,6 +29,8 @@ PER_MESH = 3
 """Candidates of one mesh that are compiled, so that others have their turn."""
 MOST_ROWS = 16
 """Sequences that a device takes at a time, at most: more fill no matrix unit better."""
+FRUGAL = 2
+"""Candidates of least memory by arithmetic that are compiled before it is said that none fits."""
 DOUBTFUL = 1.25
 """Candidates over the limit by less are compiled where there is time: arithmetic may be wrong."""
 Say = Callable[[str], None]
@@ -102,8 +104,13 @@ def plan(config: Config, target: Target, effort: Effort, cache: Path, say: Say) 
     if not effort.candidates:
         return ordered(ranked)
     chosen = _chosen(ranked, effort.candidates)
-    rest = [found for found in ranked if found not in chosen]
     looked_at = _compile_all(config, chosen, effort.jobs, cache, False, say)
+    if not any(found.fits for found in looked_at):
+        # Fast ones were tried; before it is said that none fits, the most frugal ones are.
+        frugal = [found for found in _by_memory(ranked) if found not in chosen][:FRUGAL]
+        looked_at += _compile_all(config, frugal, effort.jobs, cache, False, say)
+        chosen += frugal
+    rest = [found for found in ranked if found not in chosen]
     best = [found for found in ordered(looked_at) if found.fits][: effort.full]
     done = _compile_all(config, best, effort.jobs, cache, True, say)
     again = {found.candidate: found for found in done}
@@ -123,14 +130,14 @@ def smallest(
             ranked = rank(config, size)
         except InputError:
             continue  # the batch or the heads do not divide over it
-        by_memory = sorted(ranked, key=lambda found: found.estimate.hbm_bytes)
-        hopeful = [f for f in by_memory if f.hbm_bytes <= DOUBTFUL * size.chip.hbm_bytes]
+        limit = DOUBTFUL * size.chip.hbm_bytes
+        hopeful = [found for found in _by_memory(ranked) if found.hbm_bytes <= limit]
         if not effort.candidates:
             if any(found.fits for found in hopeful):
                 return size, False
             continue
         # The frugal first: one that fits is enough.
-        for found in hopeful[:2]:
+        for found in hopeful[:FRUGAL]:
             done = _compile_all(config, [found], 1, cache, False, say)[0]
             if done.compiled and done.fits:
                 return size, True
@@ -175,6 +182,10 @@ def ordered(found: Any) -> list[Found]:
         return not one.fits, by_formulas, one.step_seconds if one.fits else one.hbm_bytes
 
     return sorted(found, key=key)
+
+
+def _by_memory(found: list[Found]) -> list[Found]:
+    return sorted(found, key=lambda one: one.estimate.hbm_bytes)
 
 
 def candidates(config: Config, target: Target) -> Iterator[Candidate]:
@@ -227,7 +238,7 @@ def _chosen(ranked: list[Found], most: int) -> list[Found]:
     hopeful = [found for found in ranked if found.estimate.hbm_bytes <= limit]
     hopeful = sorted(hopeful, key=lambda found: found.step_seconds)
     if not hopeful:
-        return sorted(ranked, key=lambda found: found.estimate.hbm_bytes)[:1]
+        return _by_memory(ranked)[:1]
     seen: Counter[MeshConfig] = Counter()
     chosen = []
     for found in hopeful:

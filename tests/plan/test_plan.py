@@ -197,6 +197,28 @@ def test_a_candidate_that_fails_does_not_take_the_others_with_it(said, monkeypat
     assert found[0]["overrides"][2:4] == ["--train.batch-tokens", "262144"]
 
 
+def test_the_most_frugal_are_tried_before_it_is_said_that_none_fits(tmp_path, monkeypatch):
+    """Whatever is fast takes too much; of the two of least memory the second fits."""
+    from gpt_jax.plan import search
+    from gpt_jax.plan.compile import Compiled
+
+    target, tried = find_target("v5e-16"), []
+
+    def compile_candidate(config, target, cache, full):
+        tried.append(config)
+        size = 2**30 if len(tried) == 4 else 2**35
+        return Compiled(size, None, None, False, (), 0, 0, 1.0, full)
+
+    monkeypatch.setattr(search, "compile_candidate", compile_candidate)
+    monkeypatch.setattr(search, "compiler_version", lambda _: "1")
+    found = search.plan(XL, target, Effort(2, 0, 1), tmp_path, lambda _: None)
+    assert len(tried) == 4
+    least = sorted(rank(XL, target), key=lambda one: one.estimate.hbm_bytes)[:2]
+    assert tried[2:] == [one.candidate.applied(XL) for one in least]
+    assert found[0].candidate == least[1].candidate
+    assert found[0].fits
+
+
 def test_offloading_costs_the_way_to_the_host_and_back():
     """175b: 4 arrays of width D a layer, halved by tensor, N sums of 4 bytes, there and back."""
     config = for_planning(gpt3("175b"))
