@@ -98,6 +98,11 @@ def _pairs_per_token(length: int, window: int, kind: str) -> float:
     return seen - (seen - 1) * seen / (2 * length)
 
 
+def compute_bytes(model: ModelConfig) -> int:
+    """Of a number in the compute dtype."""
+    return 2 if model.dtype == "bfloat16" else 4
+
+
 def saved_bytes_per_token(model: ModelConfig, tensor: int, split_residual: bool) -> float:
     """Activations that one layer leaves in a device's memory for the backward pass, per token.
 
@@ -105,7 +110,7 @@ def saved_bytes_per_token(model: ModelConfig, tensor: int, split_residual: bool)
     what layers hand on as well. "none" keeps some 12 arrays of width D and 3 of width F (after
     Korthikanti et al. 2022, equation 1, without the attention matrix, which no kernel keeps).
     """
-    size = 2 if model.dtype == "bfloat16" else 4
+    size = compute_bytes(model)
     width, mlp = model.embed_dim, model.mlp_dim
     residual = width / tensor if split_residual else width
     attention = width / tensor + model.num_heads / tensor * 4 / size

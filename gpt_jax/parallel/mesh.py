@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -77,4 +77,9 @@ def mesh_shape(config: MeshConfig, count: int) -> dict[str, int]:
 
 def batch_shards(mesh: Mesh) -> int:
     """Parts that the batch is split in."""
-    return math.prod(mesh.shape[axis] for axis in ("slice", "pipeline", "data", "fsdp"))
+    return batch_parts(mesh.shape)
+
+
+def batch_parts(shape: Mapping[str, int]) -> int:
+    """`batch_shards` of a mesh that is only known by its shape."""
+    return math.prod(shape[axis] for axis in ("slice", "pipeline", "data", "fsdp"))

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 from gpt_jax.config import Config, MeshConfig, Remat
 from gpt_jax.flops import (
+    compute_bytes,
     executed_flops_per_token,
     num_non_embedding_params,
     num_params,
     saved_bytes_per_token,
     train_flops_per_token,
 )
+from gpt_jax.parallel.mesh import batch_parts
 from gpt_jax.plan.target import Target
 from gpt_jax.train.step import micro_batches
 
@@ -134,14 +136,14 @@ def estimate(config: Config, target: Target) -> Estimate:
             saved_bytes_per_token(dataclasses.replace(model, remat=remat), mesh["tensor"], False)
             for remat in ("qkv_attention", "full")
         ]
-        moved = 2 * (kept[0] - kept[1]) * tokens * model.num_layers / mesh.get("pipeline", 1)
+        moved = 2 * (kept[0] - kept[1]) * tokens * model.num_layers / mesh["pipeline"]
         seconds["host" + BESIDE] = moved / target.chip.host_link
     return Estimate(_memory(config, mesh, micro, at_once), wire, seconds, flops)
 
 
 def _elementwise_bytes(config: Config, mesh: dict[str, int], micro: int, tokens: float) -> float:
     """Bytes that a device moves outside of its matrix products."""
-    model, size = config.model, _size(config)
+    model, size = config.model, compute_bytes(config.model)
     width = model.embed_dim / (mesh["tensor"] if model.split_residual else 1)
     layer = PASSES_D * width + PASSES_F * model.mlp_dim / mesh["tensor"]
     turns = 3 if model.remat in ("none", "dots") else 4
@@ -155,12 +157,12 @@ def _wire_bytes(
     config: Config, mesh: dict[str, int], micro: int, tokens: float
 ) -> dict[str, float]:
     """Bytes that a device sends along each axis in a step."""
-    model, size = config.model, _size(config)
+    model, size = config.model, compute_bytes(config.model)
     tensor, width = mesh["tensor"], model.embed_dim
     layers, tables = num_non_embedding_params(model), _tables(config)
     turns = {axis: (devices - 1) / devices for axis, devices in mesh.items()}
     held = size * layers / tensor  # one copy of all layers, as one device computes with it
-    stages = mesh.get("pipeline", 1)
+    stages = mesh["pipeline"]
     wire = dict.fromkeys(mesh, 0.0)
     # Each micro-batch gathers the layers forwards and backwards, and scatters their gradients; the
     # tables are gathered for each of their two uses, and the sums of both are whole.
@@ -205,7 +207,7 @@ def collective_seconds(
 
 def _memory(config: Config, mesh: dict[str, int], micro: int, tokens: float) -> dict[str, float]:
     """Bytes of a device's memory, at the time of their sum's peak."""
-    model, size, tensor = config.model, _size(config), mesh["tensor"]
+    model, size, tensor = config.model, compute_bytes(config.model), mesh["tensor"]
     params = PARAM_BYTES * num_params(model) / _parameter_shards(mesh)
     kept = saved_bytes_per_token(model, tensor, model.split_residual)
     layer = num_non_embedding_params(model) / model.num_layers / tensor
@@ -217,18 +219,9 @@ def _memory(config: Config, mesh: dict[str, int], micro: int, tokens: float) -> 
         "parameters": params,
         "optimizer": 2 * params,
         "gradients": params * (2 if micro > 1 else 1),
-        "activations": kept * tokens * model.num_layers / mesh.get("pipeline", 1),
+        "activations": kept * tokens * model.num_layers / mesh["pipeline"],
         "workspace": 2 * size * layer + under_way + (2 * size + PARAM_BYTES) * tables,
     }
-
-
-def batch_parts(mesh: Mapping[str, int]) -> int:
-    """Parts that a mesh splits the batch in."""
-    return math.prod(mesh.get(axis, 1) for axis in ("slice", "pipeline", "data", "fsdp"))
-
-
-def _size(config: Config) -> int:
-    return 2 if config.model.dtype == "bfloat16" else 4
 
 
 def _tables(config: Config) -> int:
@@ -237,4 +230,4 @@ def _tables(config: Config) -> int:
 
 
 def _parameter_shards(mesh: Mapping[str, int]) -> int:
-    return mesh["fsdp"] * mesh["tensor"] * mesh.get("pipeline", 1)
+    return mesh["fsdp"] * mesh["tensor"] * mesh["pipeline"]

@@ -27,8 +27,7 @@ from typing import Any
 from gpt_jax.chips import GIB
 from gpt_jax.config import Config, InputError
 from gpt_jax.parallel.hosts import code_version
-from gpt_jax.parallel.mesh import mesh_shape
-from gpt_jax.plan.arithmetic import batch_parts
+from gpt_jax.parallel.mesh import batch_parts, mesh_shape
 from gpt_jax.plan.hlo import memory_bytes, program_facts
 from gpt_jax.plan.target import Target
 from gpt_jax.train.step import micro_batches

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gpt_jax.config import Config, InputError, MeshConfig, Remat, require
+from gpt_jax.parallel.mesh import batch_parts
 from gpt_jax.plan.arithmetic import (
     BESIDE,
     ELEMENTWISE_CYCLES,
     Candidate,
     Estimate,
-    batch_parts,
     collective_seconds,
     estimate,
     step_seconds,

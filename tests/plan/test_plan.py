@@ -8,7 +8,7 @@ import pytest
 from gpt_jax.chips import CHIPS
 from gpt_jax.cli import main
 from gpt_jax.config import Config, InputError, MeshConfig, ModelConfig, TrainConfig
-from gpt_jax.plan.arithmetic import batch_parts
+from gpt_jax.parallel.mesh import batch_parts
 from gpt_jax.plan.search import Effort, candidates, for_planning, meshes, ordered, rank, smallest
 from gpt_jax.plan.target import find_target
 from gpt_jax.presets import gpt3
