@@ -89,7 +89,8 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
     """`value` as the field's type, or an error; int serves as float, JSON lists as tuples."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, path)
+        # A config that is there already was checked when it was built.
+        return value if type(value) is hint else from_dict(typing.cast(type, hint), value, path)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_typed(inner[0], item, path) for item in value)
     if origin is Literal:

@@ -97,7 +97,7 @@ def test_the_data_room_needs_no_device(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["fields", "config", "presets", "chips", "flops", "data.schedule"]
+    "module", ["fields", "config", "presets", "chips", "flops", "data.schedule", "data.recipe"]
 )
 def test_a_file_of_arithmetic_needs_the_standard_library_alone(module):
     """These import nothing from elsewhere, themselves or through each other."""
