@@ -18,7 +18,7 @@ import numpy as np
 
 from gpt_jax.chips import peak_flops
 from gpt_jax.config import Config, require
-from gpt_jax.data.batches import train_batches
+from gpt_jax.data.batches import Windows, train_batches
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.data.shards import FORMAT, ShardIndex, TokenShards
 from gpt_jax.flops import train_flops_per_token
@@ -52,9 +52,8 @@ def measure(config: Config) -> Figures:
     )
     config = dataclasses.replace(config, train=endless)
     program, schedule = Program(config), BatchSchedule.of(config)
-    batches = train_batches(
-        _random_shards(config), config, schedule, program.rows, program.num_micro
-    )
+    samples = Windows.of(_random_shards(config), config)
+    batches = train_batches(samples, schedule, program.rows, program.num_micro)
     compile_seconds, step_seconds = _time_steps(program, batches)
     input_rate = _time_input(batches, config.train.batch_tokens)
     device = jax.devices()[0]

@@ -1,14 +1,15 @@
-"""Token windows to batches: which windows, in what order, in what shape.
+"""Samples to batches: which samples, in what order, in what shape.
 
-A sample is a window: `sequence_length` inputs and, one place on, as many targets. Which window a
-sample is, is arithmetic on (seed, sample index), so the position in the data is one number and
-neither hosts nor threads can change the order.
+A sample is `sequence_length` inputs and as many targets: of plain text a window, whose targets are
+its inputs one place on. Which text a sample is, is arithmetic on (seed, sample index), so the
+position in the data is one number and neither hosts nor threads can change the order.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Protocol
 
 import grain
 import numpy as np
@@ -27,7 +28,24 @@ READ_TOKENS = 1 << 17
 small batches are gathered several at a time and handed out one by one."""
 
 
-class Windows:
+class Samples(Protocol):
+    """Training samples by their index, of which there is no end: epoch follows on epoch."""
+
+    sequence_length: int
+    """T, the tokens of a sample."""
+    num_samples: int
+    """Samples of an epoch, in which nothing comes twice."""
+
+    def at(self, samples: np.ndarray) -> Batch:
+        """The samples of these indices, integers >= 0 of any shape (...).
+
+        Returns "inputs" and "targets", (..., T) int32; "segment_ids" and "positions", (..., T)
+        int32, or neither; and "weights", (..., T) float32, where not every target is learned alike.
+        """
+        ...
+
+
+class Windows(Samples):
     """The windows of a split, in an order that is a pure function of the seed.
 
     Each epoch visits every window once, in a new permutation. The grid of windows moves from one
@@ -45,19 +63,25 @@ class Windows:
         self._tokens = [tokens for tokens in shards.tokens if len(tokens) > sequence_length]
         counts = [len(tokens) // sequence_length for tokens in self._tokens]
         self._first = np.cumsum([0, *counts])
-        self.num_windows = int(self._first[-1])
+        self.num_samples = int(self._first[-1])
         require(
-            self.num_windows > 0,
+            self.num_samples > 0,
             f"a split must hold at least one window, and {shards.folder} has {shards.index.tokens} "
             f"tokens where a window of {sequence_length} needs one more than that: give more text, "
             "or shorten data.sequence_length.",
         )
 
+    @classmethod
+    def of(cls, shards: TokenShards, config: Config) -> Windows:
+        """The windows that `config` trains on, of these shards."""
+        isolate = config.data.isolate_documents
+        return cls(shards, config.sequence_length, config.train.seed, isolate)
+
     def order(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(epoch, window) of each sample, int64, of the shape of `samples`."""
-        epoch, place = np.divmod(samples.astype(np.uint64), np.uint64(self.num_windows))
+        epoch, place = np.divmod(samples.astype(np.uint64), np.uint64(self.num_samples))
         seed = np.array([self.seed % (1 << 64)], np.uint64)
-        window = _permute(place, self.num_windows, key=_mix(_mix(seed) + epoch))
+        window = _permute(place, self.num_samples, key=_mix(_mix(seed) + epoch))
         return epoch.astype(np.int64), window.astype(np.int64)
 
     def at(self, samples: np.ndarray) -> Batch:
@@ -117,8 +141,7 @@ class TrainBatches(Iterator[Batch]):
 
 
 def train_batches(
-    shards: TokenShards,
-    config: Config,
+    samples: Samples,
     schedule: BatchSchedule,
     micro_batch: int,
     num_micro: int,
@@ -129,38 +152,35 @@ def train_batches(
 
     Row b of the global batch of step n is sample schedule.start(n) + b. It stands at
     [b // micro_batch, b % micro_batch]. Every step has the same shape: during a batch ramp the rows
-    past schedule.size(n) have weight 0.
+    past schedule.size(n) have weight 0, in place of their own where they have any.
 
     Args:
       rows: the rows of each micro-batch that are loaded, (R,) ascending; None: all of them.
 
     Returns:
-      An iterator over dicts of `Windows.at` arrays, (num_micro, R, T) int32, with "weights"
-      (num_micro, R) float32.
+      An iterator over dicts of `Samples.at` arrays, (num_micro, R, T), with "weights" float32,
+      (num_micro, R, T) where the samples have their own and (num_micro, R) where they have not.
 
     Raises:
-      InputError: a corpus shorter than one window, micro-batches too small for the batch.
+      InputError: micro-batches too small for the batch.
     """
     require(
         num_micro * micro_batch >= schedule.full,
         f"the micro-batches must hold the batch, and {num_micro} of {micro_batch} samples do not "
         f"hold {schedule.full}.",
     )
-    windows = Windows(
-        shards, config.sequence_length, config.train.seed, config.data.isolate_documents
-    )
     loaded = np.arange(micro_batch) if rows is None else rows
     places = np.arange(num_micro)[:, None] * micro_batch + loaded
-    return TrainBatches(_Steps(windows, schedule, places), start_step)
+    return TrainBatches(_Steps(samples, schedule, places), start_step)
 
 
 class _Steps:
     """A grain source whose element k holds the batches of several steps, stacked."""
 
-    def __init__(self, windows: Windows, schedule: BatchSchedule, rows: np.ndarray):
-        self._windows, self._schedule, self._rows = windows, schedule, rows
+    def __init__(self, samples: Samples, schedule: BatchSchedule, rows: np.ndarray):
+        self._samples, self._schedule, self._rows = samples, schedule, rows
         self.num_steps = schedule.num_steps
-        self.steps_per_element = max(1, READ_TOKENS // (rows.size * windows.sequence_length))
+        self.steps_per_element = max(1, READ_TOKENS // (rows.size * samples.sequence_length))
 
     def __len__(self) -> int:
         return -(-self.num_steps // self.steps_per_element)
@@ -171,7 +191,10 @@ class _Steps:
         starts = np.array([self._schedule.start(step) for step in steps])[:, None, None]
         sizes = np.array([self._schedule.size(step) for step in steps])[:, None, None]
         weights = (self._rows < sizes).astype(np.float32)
-        return self._windows.at(starts + self._rows) | {"weights": weights}
+        batch = self._samples.at(starts + self._rows)
+        if "weights" in batch:
+            weights = weights[..., None] * batch["weights"]
+        return batch | {"weights": weights}
 
 
 def validation_batches(

@@ -12,6 +12,7 @@ import jax
 from gpt_jax.config import Config, flatten, require
 from gpt_jax.data.batches import (
     TrainBatches,
+    Windows,
     train_batches,
     validation_batches,
     validation_bytes,
@@ -228,14 +229,8 @@ def _start(
 ) -> tuple[TrainState, int, TrainBatches]:
     """State, step and batches to go on from: the newest good checkpoint's, or fresh ones."""
     abstract, schedule = program.abstract, BatchSchedule.of(program.config)
-    batches = train_batches(
-        corpus.train,
-        program.config,
-        schedule,
-        program.rows,
-        program.num_micro,
-        program.local_rows,
-    )
+    samples = Windows.of(corpus.train, program.config)
+    batches = train_batches(samples, schedule, program.rows, program.num_micro, program.local_rows)
     found = checkpointer.restore(abstract.params, dataclasses.replace(abstract, params={}))
     if found is None:
         params = None

@@ -46,12 +46,12 @@ def test_every_epoch_reads_each_window_once(fake_shards, lengths):
     length, shards = 8, fake_shards(*lengths)
     windows = Windows(shards, length, seed=3, isolate_documents=False)
     used = [tokens.astype(np.int64) for tokens in shards.tokens if len(tokens) > length]
-    assert windows.num_windows == sum(len(tokens) // length for tokens in used)
+    assert windows.num_samples == sum(len(tokens) // length for tokens in used)
     rings = [np.concatenate([tokens, tokens, tokens]) for tokens in used]
     orders, grids = set(), []
     for epoch in range(20):
         batch = windows.at(
-            np.arange(epoch * windows.num_windows, (epoch + 1) * windows.num_windows)
+            np.arange(epoch * windows.num_samples, (epoch + 1) * windows.num_samples)
         )
         rows = np.concatenate([batch["inputs"], batch["targets"][:, -1:]], axis=1)
         assert np.array_equal(batch["inputs"][:, 1:], batch["targets"][:, :-1])
@@ -124,7 +124,9 @@ def test_rows_are_the_samples_of_the_schedule(experiment, with_train, fake_shard
     assert schedule.size(0) == 2
     for tokens_per_element in (1, 200, 1 << 20):
         monkeypatch.setattr("gpt_jax.data.batches.READ_TOKENS", tokens_per_element)
-        batches = list(train_batches(shards, config, schedule, micro_batch=4, num_micro=3))
+        batches = list(
+            train_batches(Windows.of(shards, config), schedule, micro_batch=4, num_micro=3)
+        )
         assert len(batches) == schedule.num_steps
         for step, batch in enumerate(batches):
             assert batch["inputs"].shape == (3, 4, 8)
@@ -138,13 +140,35 @@ def test_rows_are_the_samples_of_the_schedule(experiment, with_train, fake_shard
                 assert batch["weights"][place] == (row < schedule.size(step))
 
 
+class Halves:
+    """Samples that are their own index, of whose targets every second one is learned, by half."""
+
+    sequence_length, num_samples = 8, 100
+
+    def at(self, samples):
+        tokens = np.broadcast_to(samples[..., None], (*samples.shape, 8)).astype(np.int32)
+        weights = np.broadcast_to(np.float32([0, 0.5] * 4), tokens.shape)
+        return {"inputs": tokens, "targets": tokens, "weights": weights}
+
+
+def test_weights_of_samples_end_with_the_ramp(experiment, with_train):
+    """By a table: as the samples have them in the rows of the batch, 0 in those past it."""
+    schedule = BatchSchedule.of(ramped(experiment, with_train))
+    first, *_, last = train_batches(Halves(), schedule, micro_batch=4, num_micro=2)
+    assert first["inputs"][..., 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert first["weights"].dtype == np.float32
+    row = [0, 0.5] * 4
+    assert first["weights"].tolist() == [[row, row, [0] * 8, [0] * 8], [[0] * 8] * 4]
+    assert last["weights"].tolist() == [[row] * 4] * 2
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_slices_of_hosts_are_the_batch(experiment, with_train, fake_shards, processes):
     config, shards = ramped(experiment, with_train), fake_shards(300, 200)
     schedule = BatchSchedule.of(config)
-    whole = train_batches(shards, config, schedule, 4, 2)
+    whole = train_batches(Windows.of(shards, config), schedule, 4, 2)
     local = np.arange(4).reshape(processes, -1)
-    parts = [train_batches(shards, config, schedule, 4, 2, rows) for rows in local]
+    parts = [train_batches(Windows.of(shards, config), schedule, 4, 2, rows) for rows in local]
     for batch, *slices in zip(whole, *parts, strict=True):
         for name, array in batch.items():
             together = np.concatenate([part[name] for part in slices], axis=1)
@@ -157,7 +181,7 @@ def test_the_state_resumes_exactly(experiment, with_train, fake_shards, monkeypa
     schedule = BatchSchedule.of(config)
 
     def batches(start_step=0):
-        return train_batches(shards, config, schedule, 4, 2, start_step=start_step)
+        return train_batches(Windows.of(shards, config), schedule, 4, 2, start_step=start_step)
 
     inputs = [batch["inputs"].tolist() for batch in batches()]
     used = batches()
@@ -181,7 +205,7 @@ def test_batches_that_do_not_fit_are_refused(experiment, fake_shards):
     config, shards = experiment(), fake_shards(300)
     schedule = BatchSchedule.of(config)
     with pytest.raises(InputError, match="1 of 3 samples do not hold 4"):
-        train_batches(shards, config, schedule, micro_batch=3, num_micro=1)
+        train_batches(Windows.of(shards, config), schedule, micro_batch=3, num_micro=1)
 
 
 @pytest.mark.parametrize("lengths", [(2,), (9,), (50,), (64,), (65,), (30, 3, 40), (97,)])
