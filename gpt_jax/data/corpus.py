@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gpt_jax.config import Config, from_dict, require
 from gpt_jax.data import cache, shards
+from gpt_jax.data.encode import batches, encode_in_order, processes_for
 from gpt_jax.data.shards import ShardWriter, TokenShards
 from gpt_jax.data.sources import Document, content_id, documents, held_out
 from gpt_jax.data.tokenizers import (
@@ -132,6 +133,16 @@ def _digested(found: Iterable[Document], digest: hashlib._Hash) -> Iterator[Docu
         yield document
 
 
+def _sides(found: Iterable[Document], config: Config) -> Iterator[tuple[str, str]]:
+    """(split, text) of each document, or of both its parts."""
+    for document in found:
+        train, validation = held_out(document, config.data)
+        if train:
+            yield "train", train
+        if validation:
+            yield "validation", validation
+
+
 def _chosen_tokenizer(config: Config, survey: _Survey) -> Tokenizer | None:
     """The tokenizer that the config names, or None where one is to be trained."""
     choice, asked = config.data.tokenizer, config.model.vocab_size
@@ -191,12 +202,11 @@ def _write(
         ShardWriter(folder / "train", tokenizer) as train,
         ShardWriter(folder / "validation", tokenizer, measure_gzip=True) as validation,
     ):
-        for document in _digested(documents(config.data), digest):
-            kept, held = held_out(document, config.data)
-            if kept:
-                train.add(kept)
-            if held:
-                validation.add(held)
+        writers = {"train": train, "validation": validation}
+        sides = _sides(_digested(documents(config.data), digest), config)
+        processes = processes_for(tokenizer, total)
+        for split, texts, batch in encode_in_order(batches(sides), tokenizer, folder, processes):
+            writers[split].add_batch(texts, batch)
             done = train.bytes + validation.bytes
             if done - reported >= REPORT_BYTES or done == total:
                 progress(f"tokenised {done / 1e6:.1f} of {total / 1e6:.1f} MB")

@@ -6,10 +6,12 @@ Every document's tokens are followed by the separator, and no document is spread
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import hashlib
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +19,7 @@ from typing import Literal
 import numpy as np
 
 from gpt_jax.config import InputError, from_dict, require
+from gpt_jax.data.encode import TokenBatch, encode, token_dtype
 from gpt_jax.data.tokenizers import Tokenizer
 
 FORMAT = 1
@@ -56,7 +59,7 @@ class ShardIndex:
 
 
 class ShardWriter:
-    """Fills a new folder with the shards of one split, holding one document at a time.
+    """Fills a new folder with the shards of one split, holding what is added at a time.
 
     A context manager: leaving it closes the files, and only `finish` writes the index.
     """
@@ -70,7 +73,7 @@ class ShardWriter:
     ):
         folder.mkdir(parents=True)
         self._folder, self._tokenizer, self._shard_tokens = folder, tokenizer, shard_tokens
-        self._dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+        self._dtype = token_dtype(tokenizer)
         self._gzip = zlib.compressobj(9, zlib.DEFLATED, 31) if measure_gzip else None
         self._gzip_bytes = 0
         self._closed: list[ShardFile] = []
@@ -82,18 +85,28 @@ class ShardWriter:
 
     def add(self, text: str) -> None:
         """Append a document."""
-        ids = self._tokenizer.encode(text)
-        tokens = np.append(ids, np.int32(self._tokenizer.separator)).astype(self._dtype)
-        if self._open and self._open.tokens + len(tokens) > self._shard_tokens:
-            self._close_shard()
-        if not self._open:
-            self._open = _OpenShard(self._folder / f"{len(self._closed):05d}.bin")
-        self._open.append(tokens)
-        data = text.encode()
-        self._gzip_bytes += len(self._gzip.compress(data)) if self._gzip else 0
-        self.bytes += len(data)
-        self.token_bytes += int(self._tokenizer.byte_lengths[ids].sum())
-        self.documents += 1
+        self.add_batch([text], encode([text], self._tokenizer))
+
+    def add_batch(self, texts: Sequence[str], batch: TokenBatch) -> None:
+        """Append documents and their tokens, as `encode` gives them for this tokenizer."""
+        ends = [0, *np.cumsum(batch.lengths).tolist()]
+        done = 0
+        while done < len(batch.lengths):
+            room = self._shard_tokens - (self._open.tokens if self._open else 0)
+            stop = bisect.bisect_right(ends, ends[done] + room) - 1
+            if stop <= done and self._open:
+                self._close_shard()
+                continue
+            if not self._open:
+                self._open = _OpenShard(self._folder / f"{len(self._closed):05d}.bin")
+            stop = max(stop, done + 1)  # a document longer than a shard has one to itself
+            self._open.append(batch.tokens[ends[done] : ends[stop]])
+            done = stop
+        if self._gzip:
+            self._gzip_bytes += len(self._gzip.compress("".join(texts).encode()))
+        self.bytes += batch.bytes
+        self.token_bytes += batch.token_bytes
+        self.documents += len(batch.lengths)
 
     def finish(self, sources: str) -> None:
         """Close the last shard and write the index; `sources` is the digest of the documents."""
@@ -134,8 +147,9 @@ class _OpenShard:
         self._name, self._sha256, self.tokens = path.name, hashlib.sha256(), 0
 
     def append(self, tokens: np.ndarray) -> None:
-        self._file.write(tokens.tobytes())
-        self._sha256.update(tokens.tobytes())
+        data = tokens.tobytes()
+        self._file.write(data)
+        self._sha256.update(data)
         self.tokens += len(tokens)
 
     def close(self) -> ShardFile:

@@ -1,11 +1,16 @@
 """Shards: what is written is read back, and what is damaged is named."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpt_jax.config import InputError
+from gpt_jax.data.encode import encode
 from gpt_jax.data.shards import ShardWriter, TokenShards
 from gpt_jax.data.tokenizers import ByteTokenizer, CharacterTokenizer
 
@@ -33,6 +38,22 @@ def test_documents_are_packed_whole(folder):
     assert (index.dtype, index.separator, index.vocab_size) == ("uint16", 256, 257)
     assert (index.tokenizer, index.sources) == (ByteTokenizer().digest, "a digest")
     assert [path.stat().st_size for path in sorted(folder.glob("*.bin"))] == [14, 36, 4]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 12), max_size=12), st.integers(1, 12))
+def test_documents_added_together_lie_as_those_added_one_by_one(lengths, size):
+    texts = ["x" * length for length in lengths]
+    contents = []
+    for parts in ([[text] for text in texts], [texts], [texts[:2], texts[2:]]):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "train")
+            with ShardWriter(path, ByteTokenizer(), True, shard_tokens=size) as writer:
+                for part in parts:
+                    writer.add_batch(part, encode(part, ByteTokenizer()))
+                writer.finish("")
+            contents.append({file.name: file.read_bytes() for file in path.iterdir()})
+    assert contents[0] == contents[1] == contents[2]
 
 
 def test_reading_crosses_shards(folder):

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt_jax.config import InputError
+from gpt_jax.data import tokenizers
 from gpt_jax.data.tokenizers import (
+    CUTS,
     SEPARATOR_PIECE,
     ByteTokenizer,
     CharacterTokenizer,
@@ -150,10 +152,41 @@ def test_pieces_of_a_given_model_by_name():
     assert (tokenizer.piece_id("</s>"), tokenizer.piece_id("<none>")) == (2, None)
 
 
-def test_line_by_line_is_what_sentencepiece_itself_gives():
-    own = sentencepiece.SentencePieceProcessor(model_proto=LEARNED.model)
-    for text in ("def f(x):\n    return x + 1\n", "\n\nword\n \nword word\n", "no newline"):
-        assert LEARNED.encode(text).tolist() == own.encode(text)
+@given(st.text(alphabet="def xyz_.,(\n\t\u00e9\u0301\u201c\u4e2d1", max_size=60))
+def test_word_by_word_is_what_sentencepiece_itself_gives(text):
+    for tokenizer in (LEARNED, NO_CONTROLS):
+        assert tokenizer.encode(text).tolist() == tokenizer._processor.encode(text)
+
+
+def test_words_that_were_forgotten_are_encoded_again(monkeypatch):
+    monkeypatch.setattr(tokenizers, "REMEMBERED", 10)
+    tokenizer = SentencePieceTokenizer(LEARNED.model)
+    for text in TEXT * 2:
+        assert tokenizer.encode(text).tolist() == LEARNED.encode(text).tolist()
+        assert len(tokenizer._ids_of) < 30
+
+
+@pytest.mark.parametrize(
+    ("pieces", "cut"),
+    [([], CUTS[0]), (["x."], CUTS[1]), (["x y"], None), (["x\n"], None)],
+    ids=["ours", "letters and signs", "over a space", "over a line end"],
+)
+def test_a_text_is_cut_where_no_piece_lies(pieces, cut):
+    """A piece over the cut is found as one, wherever it stands."""
+    model = given_model(
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        user_defined_symbols=["\n", *pieces],
+    )
+    tokenizer = SentencePieceTokenizer(model)
+    assert tokenizer.lossless
+    assert tokenizer._cut == cut
+    for text in ("x.y x", "x y x\ny.x y", ".x.."):
+        assert tokenizer.encode(text).tolist() == tokenizer._processor.encode(text)
 
 
 def test_ids_of_bytes_and_characters():
