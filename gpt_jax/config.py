@@ -205,10 +205,10 @@ class DataConfig:
     """Which text, which tokens, and how the text is held out."""
 
     files: tuple[str, ...] = ()
-    """Globs of text: .jsonl lines are documents, other files are one each; .gz is unpacked.
-    Empty: the source files of Python's own standard library."""
+    """Globs of .jsonl, .parquet or text (.gz and .zst are unpacked): a document is a line, a row,
+    or a whole text; python:PATH.py:FUNCTION; stdlib: (Python's own sources), and so is nothing."""
     jsonl_field: str = "text"
-    """The field of a .jsonl line that holds the document."""
+    """The field of a record (JSONL, Parquet, a dict) that holds the document; a/b is b within a."""
     tokenizer: str = "sentencepiece"
     """sentencepiece (BPE trained on the training text), bytes, characters, a .model file, or a
     folder: a run's tokenizer/, or one with tokenizer files in the Hugging Face format."""

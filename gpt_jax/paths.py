@@ -16,16 +16,26 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from gpt_jax.config import InputError, require
 
 SCHEME = "gs://"
 VERSION = ("generation", "size", "crc32c")
 """What Cloud Storage tells of an object that would be another if its content were."""
+
+
+class Stored(NamedTuple):
+    """What is known of a file without reading it."""
+
+    size: int
+    """Bytes."""
+    version: str
+    """In a bucket of this content and no other; on this machine what no ordinary change of the
+    content leaves as it is: size, times of change, inode."""
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
@@ -85,23 +95,32 @@ def copy_folder(source: Path, target: Path) -> None:
     _file_system().copy(str(source), str(target), recursive=True)
 
 
-def find(pattern: str) -> tuple[Path, dict[Path, str]]:
+def find(pattern: str) -> tuple[Path, dict[Path, Stored]]:
     """(root, the files that a glob matches or that it names); `**` is any number of folders.
 
     The root is the folders of the glob before its first wildcard. As in `glob.glob`, a wildcard
-    matches no dot at the beginning of a name. With each file goes its version: in a bucket that is
-    of this content and no other, and on this machine, where it cannot be told, it is empty.
+    matches no dot at the beginning of a name.
     """
     path, text = user_path(pattern), os.path.expanduser(pattern)
     if in_bucket(path):
         return _find_in_bucket(path, text)
     if os.path.exists(path) or not glob.has_magic(text):
-        return path.parent, dict.fromkeys([path] if os.path.isfile(path) else [], "")
-    hits = [hit for hit in glob.glob(text, recursive=True) if os.path.isfile(hit)]
-    return _fixed_part(path), dict.fromkeys(map(Path, hits), "")
+        return path.parent, _stored([path])
+    return _fixed_part(path), _stored(map(Path, glob.glob(text, recursive=True)))
 
 
-def _find_in_bucket(path: Path, text: str) -> tuple[Path, dict[Path, str]]:
+def _stored(paths: Iterable[Path]) -> dict[Path, Stored]:
+    """Those of `paths` that are files."""
+    found = {}
+    for path in paths:
+        if os.path.isfile(path):
+            at = path.stat()
+            version = f"{at.st_size} {at.st_mtime_ns} {at.st_ctime_ns} {at.st_ino}"
+            found[path] = Stored(at.st_size, version)
+    return found
+
+
+def _find_in_bucket(path: Path, text: str) -> tuple[Path, dict[Path, Stored]]:
     """`find`, with one listing; epath's own glob refuses `**`."""
     wild, root = glob.has_magic(text), path.parent
     try:
@@ -109,7 +128,9 @@ def _find_in_bucket(path: Path, text: str) -> tuple[Path, dict[Path, str]]:
     except FileNotFoundError:
         hits = {}
     found = {
-        user_path(SCHEME + info["name"]): " ".join(str(info.get(key)) for key in VERSION)
+        user_path(SCHEME + info["name"]): Stored(
+            info["size"], " ".join(str(info.get(key)) for key in VERSION)
+        )
         for info in hits.values()
         if info["type"] == "file"
     }

@@ -1,6 +1,8 @@
 """A user's path, on this machine and in a bucket: one rule for both."""
 
 import importlib.util
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -39,9 +41,31 @@ def test_a_glob_finds_in_a_bucket_what_it_finds_here(pattern, tmp_path, server):
         )
         names = sorted(path.relative_to(root).as_posix() for path in files)
         found.append((str(root).removeprefix(top), names))
-        assert all(bool(version) == in_bucket(top) for version in files.values())
+        assert all(said.size == len(path.read_text()) for path, said in files.items())
+        assert all(said.version for said in files.values())
     assert found[0] == found[1]
     assert found[0][1] or pattern in ("deep", "nothing/*")
+
+
+def test_a_file_of_this_machine_has_another_version_after_any_ordinary_change(tmp_path):
+    """Text of the same length, its old time given back, a file put in its place."""
+    path = tmp_path / "x.txt"
+
+    def version() -> str:
+        time.sleep(0.02)  # the clock of a file system ticks every 4 ms or so
+        return find(str(path))[1][path].version
+
+    path.write_text("one")
+    versions, at = [version()], path.stat()
+    path.write_text("two")
+    versions.append(version())
+    os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
+    versions.append(version())
+    (tmp_path / "y.txt").write_text("one")
+    os.replace(tmp_path / "y.txt", path)
+    versions.append(version())
+    assert len(set(versions)) == 4
+    assert version() == versions[-1]
 
 
 def test_a_version_is_of_one_content(server):

@@ -2,26 +2,34 @@
 
 A corpus is a sequence of named documents in a fixed order. The names are the same on every machine
 (they hold no absolute path), because the split into training and validation text hashes them.
+What is read from its beginning to its end, by one process, is a piece.
 """
 
 from __future__ import annotations
 
-import gzip
+import dataclasses
 import hashlib
 import json
 import os
 import sysconfig
-import zlib
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import Any, Literal
 
-from gpt_jax.config import DataConfig, InputError, require
-from gpt_jax.paths import find, in_bucket, resolved, told_of_buckets
+from gpt_jax.config import DataConfig, InputError, nearest, require
+from gpt_jax.data import formats, functions
+from gpt_jax.data.formats import InvalidText
+from gpt_jax.paths import absolute, find, in_bucket, resolved, told_of_buckets, user_path
 
+LIBRARY = "stdlib:"
+"""Names the source files of the running Python's standard library."""
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 """Folders under the standard library that hold other people's code, or no prose and few ideas."""
+SETTLED_SECONDS = 2
+"""A file that changed less than this ago could change again within one tick of its clock."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +41,101 @@ class Document:
     text: str
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A file, a shard of a dataset, or a function: documents that are read one after the other."""
+
+    name: str
+    """The same on every machine; the names of its documents begin with it."""
+    path: str
+    """Of the file, from the root; of a function, with its name."""
+    kind: Literal["text", "jsonl", "parquet", "library", "tfds", "python"]
+    size: int = 0
+    """Bytes as they are stored; 0 for a function."""
+    version: str = ""
+    """Another if the content is, without reading it (`paths.Stored`); empty for a function."""
+    start: int = 0
+    """Records of a shard before this one are left out ..."""
+    stop: int = -1
+    """... and this one and those after it; -1 where all are read."""
+
+
+def pieces(files: tuple[str, ...]) -> list[Piece]:
+    """What `DataConfig.files` names, each once, in an order that is the same on every machine.
+
+    Raises InputError for a glob without a match, or a dataset or function that is not there.
+    """
+    found: dict[tuple[str, int, int], Piece] = {}
+    for pattern in files or (LIBRARY,):
+        for piece in _named(pattern):
+            at = piece.path if piece.kind == "python" else str(resolved(user_path(piece.path)))
+            found.setdefault((at, piece.start, piece.stop), piece)
+    taken, result = Counter[str](), []
+    # Where two globs give the same names, those of the first keep them.
+    for piece in sorted(found.values(), key=lambda piece: piece.name):
+        taken[piece.name] += 1
+        number = taken[piece.name]
+        name = piece.name if number == 1 else f"{piece.name}#{number}"
+        result.append(dataclasses.replace(piece, name=name))
+    return result
+
+
+def read(
+    piece: Piece, text_field: str, skipped: Callable[[str, str], None] | None = None
+) -> Iterator[Document]:
+    """The documents of a piece that have any text, in order.
+
+    A text file is one document, named as its piece. The others are named PIECE:POSITION, which is
+    the line, from 1, or the number of the record in its file, from 0. `text_field` is where a
+    record (JSONL, Parquet, TFDS, a dict) has its text; "a/b" is the field b in the field a, and
+    null is no text. Line ends are kept as they are.
+
+    `skipped(name, reason)` is told of each document that is no valid Unicode, and the rest is read;
+    where it is None such a document is an error.
+
+    Raises:
+      InputError: a piece that cannot be read or is damaged, bytes that are not UTF-8, half of a
+        surrogate pair, a bad line of JSON, a record without that field or without text in it.
+    """
+    for name, where, value in _values(piece, text_field):
+        try:
+            text = _text(value, where, text_field)
+        except InvalidText as error:
+            if piece.kind == "library":  # CPython keeps those for its tests
+                continue
+            if skipped is None:
+                raise
+            skipped(name, str(error))
+        else:
+            if text:
+                yield Document(name, text)
+
+
+def records(piece: Piece) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, whole record) of all that a piece holds; a text alone is {"text": it}.
+
+    Values are str, int, float, bool, None, and lists and dicts of them; a class label is its name.
+    Raises InputError as `read` does.
+    """
+    for name, where, value in _values(piece, None):
+        record = {"text": value} if isinstance(value, str) else value
+        if isinstance(record, InvalidText):
+            raise record
+        _check_unicode(record, where)
+        yield name, record
+
+
 def documents(config: DataConfig) -> Iterator[Document]:
     """Every document of the corpus that has any text, in an order that does not change.
 
     With no `files`, the source files of the running Python's standard library; one that is not
-    UTF-8 (CPython keeps those among its tests) is left out. Line ends are kept as they are.
+    UTF-8 (CPython keeps those among its tests) is left out.
 
-    Raises:
-      InputError: a glob without a match, a file that cannot be read, bytes that are not UTF-8, a
-        bad line of JSON, or no text at all.
+    Raises InputError as `pieces` and `read` do, and where there is no text at all.
     """
-    found = _local(config) if config.files else _standard_library()
     empty = True
-    for document in found:
-        if document.text:
+    for piece in pieces(config.files):
+        for document in read(piece, config.jsonl_field):
             empty = False
             yield document
     where = ", ".join(config.files) or sysconfig.get_paths()["stdlib"]
@@ -67,51 +156,37 @@ def held_out(document: Document, config: DataConfig) -> tuple[str, str]:
     return ("", text) if draw < config.validation_fraction else (text, "")
 
 
-def _standard_library() -> Iterator[Document]:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    paths = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in NOT_LIBRARY]
-        paths += [Path(folder, name) for name in names if name.endswith(".py")]
-    for name, path in sorted((path.relative_to(root).as_posix(), path) for path in paths):
-        try:
-            yield Document(name, path.read_bytes().decode())
-        except UnicodeDecodeError:
-            continue
-
-
-def _local(config: DataConfig) -> Iterator[Document]:
-    for name, path, _ in _matches(config.files):
-        try:
-            with _open(path) as file:
-                if path.name.endswith((".jsonl", ".jsonl.gz")):
-                    yield from _json_lines(name, path, file, config.jsonl_field)
-                else:
-                    yield Document(name, _decode(file.read(), str(path)))
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(
-                f"every file of the corpus must be readable, and {path} is not ({error}): repair "
-                "it or leave it out of --data.files."
-            ) from error
-
-
 def content_id(config: DataConfig) -> str | None:
-    """What the text of the corpus is known by without reading it; None where nothing tells it.
+    """What the text of the corpus is known by without reading it; None where nothing tells it."""
+    return pieces_id(pieces(config.files), config.jsonl_field)
 
-    In a bucket an object's generation is of one content. A file of this machine can change with
-    nothing to show for it.
+
+def pieces_id(found: Iterable[Piece], text_field: str) -> str | None:
+    """`content_id` of these pieces: a digest of what they are known by, where all are known.
+
+    A function is not. Nor is a file of this machine that changed within SETTLED_SECONDS: another
+    change so soon could leave its times as they are.
     """
-    found = _matches(config.files)
-    if not found or not all(version for *_, version in found):
-        return None
-    said = [config.jsonl_field, *([name, version] for name, _, version in found)]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    said = []
+    for piece in found:
+        if not piece.version:
+            return None
+        if not in_bucket(piece.path):
+            changed = max(map(int, piece.version.split()[1:3]))  # the times, as `find` gives them
+            if time.time_ns() - changed < SETTLED_SECONDS * 10**9:
+                return None
+        said.append([piece.name, piece.version, piece.start, piece.stop])
+    return hashlib.sha256(json.dumps([text_field, *said]).encode()).hexdigest()
 
 
-def _matches(patterns: tuple[str, ...]) -> list[tuple[str, Path, str]]:
-    """(name, path, version) of each file once, by name, which is the path below its glob's root."""
-    found: dict[Path, tuple[str, str]] = {}
-    for pattern in patterns:
+def _named(pattern: str) -> Iterator[Piece]:
+    """The pieces that one entry of `files` names."""
+    if pattern == LIBRARY:
+        yield from _library()
+    elif pattern.startswith(functions.SCHEME):
+        name, path = functions.parse(pattern)
+        yield Piece(name, path, "python")
+    else:
         with told_of_buckets():
             root, files = find(pattern)
         require(
@@ -119,55 +194,90 @@ def _matches(patterns: tuple[str, ...]) -> list[tuple[str, Path, str]]:
             f"data.files must match at least one file, and {pattern!r} matches none: check the "
             "path, and quote globs on the command line; 'folder/**/*.txt' takes a whole tree.",
         )
-        for path, version in files.items():
-            name = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "replace")
-            found.setdefault(resolved(path), (name, version))
-    return sorted((name, path, version) for path, (name, version) in found.items())
+        for path, (size, version) in sorted(files.items()):
+            name = _readable_name(path.relative_to(root))
+            yield Piece(name, str(absolute(path)), formats.format_of(name), size, version)
 
 
-def _open(path: Path) -> IO[bytes]:
-    """A file to be read from its beginning to its end, unpacked."""
-    if path.suffix != ".gz":
-        return path.open("rb")
-    return cast(IO[bytes], gzip.open(path.open("rb") if in_bucket(path) else path))
+def _library() -> Iterator[Piece]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in NOT_LIBRARY]
+        for name in names:
+            if name.endswith(".py"):
+                for path, (size, version) in find(str(Path(folder, name)))[1].items():
+                    inner = path.relative_to(root).as_posix()
+                    yield Piece(inner, str(path), "library", size, version)
 
 
-def _json_lines(name: str, path: Path, file: IO[bytes], field: str) -> Iterator[Document]:
-    offset = 0
-    for number, line in enumerate(file, 1):
-        text = _decode(line, str(path), offset)
-        offset += len(line)
-        if text.strip():
-            yield Document(f"{name}:{number}", _json_text(text, f"{path}:{number}", field))
+def _readable_name(path: Path) -> str:
+    """A path as text; names of files need not be UTF-8."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
 
 
-def _json_text(line: str, where: str, field: str) -> str:
-    try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(
-            f"every line of a .jsonl file must be a JSON object, and {where} is not ({error}): "
-            "correct the line or remove it."
-        ) from error
-    text = record.get(field) if isinstance(record, dict) else None
+def _values(piece: Piece, field: str | None) -> Iterator[tuple[str, str, Any]]:
+    """(name, where it is, value) of all that a piece holds; with `field`, of records it alone.
+
+    A value is a text, a record, or an InvalidText in the place of either.
+    """
+    if piece.kind in ("text", "library"):
+        path = user_path(piece.path)
+        try:
+            yield piece.name, piece.path, formats.text(path)
+        except InvalidText as error:
+            yield piece.name, piece.path, error
+        return
+    if piece.kind == "jsonl":
+        found = formats.json_lines(user_path(piece.path))
+    elif piece.kind == "parquet":
+        found = formats.rows(user_path(piece.path), field)
+    else:
+        found = functions.values(piece.path)
+    for position, value in found:
+        yield f"{piece.name}:{position}", f"{piece.path}:{position}", value
+
+
+def _text(value: Any, where: str, field: str) -> str:
+    """The text in a value; raises InputError where it has none."""
+    if isinstance(value, InvalidText):
+        raise value
+    text = value if isinstance(value, str) else _inner(value, field)
+    if text is None:
+        return ""
+    if isinstance(text, bytes):
+        return formats.decoded(text, where)
     if not isinstance(text, str):
+        fields = nearest(field, value) if value else "it is empty."
         raise InputError(
-            f"every line of a .jsonl file must be an object whose field {field!r} is a string, and "
-            f"{where} is not: {line.strip()[:60]!r}. --data.jsonl-field names the field."
+            f"every record must be an object whose field {field!r} is a string, and {where} is "
+            f"not: {fields} --data.jsonl-field names the field (text_field in a recipe)."
         )
-    require(
-        text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text),
-        f"text must be valid Unicode, and {where} has half of a surrogate pair (\\ud800-\\udfff).",
-    )
+    _check_unicode(text, where)
     return text
 
 
-def _decode(data: bytes, path: str, offset: int = 0) -> str:
-    """UTF-8 text; `offset` is where in the unpacked file `data` starts."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"text must be UTF-8, and {path} is not at byte {offset + error.start} (0x"
-            f"{data[error.start]:02x}): convert it, or leave it out of --data.files."
-        ) from error
+def _inner(record: Any, field: str) -> Any:
+    """The field of a record, or of a record in it; a number where there is none."""
+    if not isinstance(record, dict):
+        return 0
+    if field in record:
+        return record[field]
+    outer, _, rest = field.partition("/")
+    return _inner(record.get(outer), rest) if rest else 0
+
+
+def _check_unicode(value: Any, where: str) -> None:
+    """Raise InvalidText where a string holds half of a surrogate pair, which is no character."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_unicode(item, where)
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidText(
+                f"text must be valid Unicode, and {where} has half of a surrogate pair "
+                "(\\ud800-\\udfff)."
+            ) from error

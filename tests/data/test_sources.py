@@ -2,15 +2,18 @@
 
 import gzip
 import json
+import pickle
 import sysconfig
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt_jax.config import DataConfig, InputError
-from gpt_jax.data.sources import Document, documents, held_out
+from gpt_jax.data.sources import Document, documents, held_out, pieces, records
 
 
 def read(*files, **data) -> list[Document]:
@@ -68,7 +71,8 @@ def test_lines_and_archives(tmp_path):
         ("x.jsonl", b'{"text": "a"}\n{"text"', r"x.jsonl:2 is not"),
         ("x.jsonl", b'{"body": "a"}', r"field 'text' is a string, and .*x.jsonl:1"),
         ("x.jsonl", b'{"text": 3}', r"field 'text' is a string, and .*x.jsonl:1"),
-        ("x.jsonl", b'["text"]', r"field 'text' is a string, and .*x.jsonl:1"),
+        ("x.jsonl", b'["text"]', r"must be a JSON object, and .*x.jsonl:1 is not"),
+        ("x.jsonl", b'"text"', r"must be a JSON object, and .*x.jsonl:1 is not"),
         ("x.jsonl", rb'{"text": "a\ud800b"}', r"x.jsonl:1 has half of a surrogate pair"),
         ("x.txt.gz", b"not gzip", r"x.txt.gz is not"),
         ("x.txt.gz", gzip.compress(b"text" * 99)[:20], r"x.txt.gz is not"),
@@ -111,3 +115,56 @@ def test_split_by_position_cuts_where_nanogpt_does():
     config = DataConfig(split="position", validation_fraction=0.1)
     train, validation = held_out(Document("x", "a" * 1_115_394), config)
     assert (len(train), len(validation)) == (1_003_854, 111_540)
+
+
+def packed(data: bytes) -> bytes:
+    """zstd, in two frames."""
+    half, frames = len(data) // 2, []
+    for part in (data[:half], data[half:]):
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, "zstd") as stream:
+            stream.write(part)
+        frames.append(sink.getvalue().to_pybytes())
+    return b"".join(frames)
+
+
+def parquet(texts: list[str | bytes | None], **options) -> bytes:
+    sink = pa.BufferOutputStream()
+    table = {
+        "text": pa.array(texts),
+        "label": list(range(len(texts))),
+        "big": ["x" * 999] * len(texts),
+    }
+    pq.write_table(pa.table(table), sink, **options)
+    return sink.getvalue().to_pybytes()
+
+
+TEXTS = ["one\r\ntwo", "", "\u00e9\U0001f600\0", "\u2028 \x85 not the end of a line"]
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.jsonl.zst", "x.parquet", "x.py"])
+def test_every_format_gives_the_same_documents(tmp_path, name):
+    """Positions are lines, from 1, and rows, from 0."""
+    lines = "\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in TEXTS).encode()
+    function = f"def found():\n    for text in {TEXTS!r}:\n        yield {{'text': text}}"
+    content = {
+        "x.jsonl": lines,
+        "x.jsonl.gz": gzip.compress(lines),
+        "x.jsonl.zst": packed(lines),
+        "x.parquet": parquet(TEXTS),
+        "x.py": function.encode(),
+    }[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    source = f"python:{path}:found" if name == "x.py" else path
+    first = int("jsonl" in name)
+    said = name + (":found" if name == "x.py" else "")
+    assert read(source) == [
+        Document(f"{said}:{i}", text) for i, text in enumerate(TEXTS, first) if text
+    ]
+    (piece,) = pieces((str(source),))
+    assert [(name, record["text"]) for name, record in records(piece)] == [
+        (f"{said}:{i}", text) for i, text in enumerate(TEXTS, first)
+    ]
+    assert pickle.loads(pickle.dumps(piece)) == piece
+    assert piece.size == (0 if name == "x.py" else len(content))
