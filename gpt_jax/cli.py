@@ -1,4 +1,4 @@
-"""The command line: `gpt-jax train | generate | convert | export | bench | shard | plan | launch`.
+"""The command line: `gpt-jax train | generate | convert | export | data | bench | shard | ...`.
 
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """
@@ -6,31 +6,31 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import errno
-import importlib.util
-import io
 import json
 import logging
 import math
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_jax.config import Config, InputError, require
-from gpt_jax.paths import in_bucket, resolved, told_of_buckets, user_path
+from gpt_jax.experiment import defined, load_experiment, overridden
+from gpt_jax.paths import told_of_buckets, user_path
 
 OF_EXPERIMENTS = ("train", "bench", "shard", "plan", "launch")
 """Commands that take an experiment's fields as options."""
+OF_RECIPES = (["data", "build"],)
+"""Those that take a recipe's."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, or 1 for bad input, 2 for a bad command line."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    asks_fields = argv[:1] and argv[0] in OF_EXPERIMENTS and "--help" in argv[2:]
+    takes_fields = argv[:1] and (argv[0] in OF_EXPERIMENTS or argv[:2] in OF_RECIPES)
+    asks_fields = takes_fields and "--help" in argv[2 if argv[0] in OF_EXPERIMENTS else 3 :]
     parser = _parser()
     known, overrides = parser.parse_known_args(
         [word for word in argv if word != "--help"] if asks_fields else argv
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asks_fields:
         # The options of an experiment are its fields, so that it must be read to list them.
         overrides = ["--help"]
-    if overrides and known.command not in OF_EXPERIMENTS:
+    if overrides and not takes_fields:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     # After a save that failed it has pages to tell of the writes that Orbax left behind.
@@ -127,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     shard.add_argument("--json", action="store_true", help="print one JSON object")
     shard.set_defaults(run=_shard)
 
+    _data_options(add("data", "make a corpus as the GPT-3 paper did"))
     _plan_options(add("plan", "which slice, which mesh, how long", override_help % "plan"))
     _launch_options(add("launch", "train on rented slices of Cloud TPU", override_help % "launch"))
     return parser
@@ -154,6 +155,13 @@ def _generate_options(generate: argparse.ArgumentParser) -> None:
     )
     generate.add_argument("--seed", type=int, default=0)
     generate.set_defaults(run=_generate)
+
+
+def _data_options(data: argparse.ArgumentParser) -> None:
+    from gpt_jax.data.options import add_options  # of the standard library alone
+
+    add_options(data)
+    data.set_defaults(run=_data)
 
 
 def _plan_options(plan: argparse.ArgumentParser) -> None:
@@ -184,78 +192,6 @@ def _add_host_options(train: argparse.ArgumentParser) -> None:
         metavar="ADDRESS:PORT",
         help="for the first host to listen on (default: --coordinator)",
     )
-
-
-def load_experiment(path: Path, overrides: Sequence[str], command: str = "train") -> Config:
-    """The config of an experiment file with fields overridden from the command line.
-
-    The folder of a run stands for its config, with its tokenizer and its newest parameters to start
-    from.
-
-    Raises InputError where the file is missing or has no get_config(), or a value breaks a rule;
-    exits with 2, and names the nearest field, where an option is unknown or ill-typed.
-    """
-    if path.is_dir():
-        from gpt_jax.train.run import read_config
-
-        default = read_config(path)
-        tokenizer = str(resolved(path) / "tokenizer")
-        data = dataclasses.replace(default.data, tokenizer=tokenizer)
-        default = dataclasses.replace(default, data=data, init_from=str(resolved(path)))
-        config = _overridden(default, path, overrides, command)
-        require(
-            bool(config.data.files) or (path / "metrics.jsonl").exists(),
-            f"{path} is a model from elsewhere, and there is no text to go on with: name some "
-            "(--data.files 'my_corpus/*.txt').",
-        )
-        return config
-    require(
-        path.is_file() and not in_bucket(path),
-        f"an experiment is a Python file, and there is none at {path}: give the path of one, such "
-        "as experiments/quickstart.py.",
-    )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    require(
-        spec is not None and spec.loader is not None,
-        f"an experiment is a Python file, and {path} does not end in .py.",
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    require(
-        hasattr(module, "get_config"),
-        f"an experiment file must define get_config(), and {path} does not.",
-    )
-    return _overridden(module.get_config(), path, overrides, command)
-
-
-def _overridden(default: Config, path: Path, overrides: Sequence[str], command: str) -> Config:
-    """`default` with the fields that the command line gives."""
-    import tyro
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                Config,
-                default=default,
-                args=list(overrides),
-                prog=f"gpt-jax {command} {path}",
-                description="Fields of the experiment, with its values as defaults.",
-            )
-    except SystemExit as exit:
-        # A rule of ours that was broken is told in our words, not in tyro's around them.
-        cause = exit.__context__
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__context__
-        if cause is not None:
-            raise cause from None
-        # The same words without the frame that tyro draws around them.
-        words = re.sub(r"[\u2500-\u257f]+", " ", said.getvalue()).split()
-        if words:
-            print(f"error: {' '.join(words)}", file=sys.stderr)
-        raise
 
 
 def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -443,6 +379,23 @@ def _shard(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     devices = math.prod(size for size in sizes if size > 0)
     found = layout(config, options.devices or devices)
     print(json.dumps(dataclasses.asdict(found)) if options.json else as_table(found))
+
+
+def _data(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from gpt_jax.data import command
+
+    if options.data_command == "show":
+        command.run_show(options)
+        return
+    from gpt_jax.data.recipe import Recipe
+
+    recipe = defined(options.recipe)
+    require(
+        isinstance(recipe, Recipe),
+        f"{options.recipe} is no recipe: its get_config() gives a {type(recipe).__name__}. An "
+        "experiment is for `gpt-jax train`.",
+    )
+    command.run_build(options, overridden(recipe, options.recipe, overrides, "data build"))
 
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:

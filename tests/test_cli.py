@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_run import files, write_experiment
 
-from gpt_jax.cli import load_experiment, main
+from gpt_jax.cli import main
 from gpt_jax.config import Config, InputError
+from gpt_jax.experiment import load_experiment
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
 

@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "data": {"config", "paths"},
     "train": CORE,
     **{name: CORE | {"train"} for name in LEAVES},
-    **{name: CORE | LEAVES | TOP | {"train"} for name in TOP},
+    "experiment": {"config", "paths", "train"},
+    **{name: CORE | LEAVES | TOP | {"train", "experiment"} for name in TOP},
     # `gpt_jax.load` and its like are looked up by name when they are asked for.
     "__init__": {"config", "model", "train", "interop"},
 }
@@ -86,6 +87,7 @@ def test_a_leaf_is_imported_by_nothing_but_the_top():
     for leaf in LEAVES:
         assert importers[leaf] <= {leaf, "__init__", *TOP}
     assert importers["bench"] <= {"cli"}
+    assert {room(path) for path in FILES if "experiment" in rooms_imported(path)} == {"cli"}
     assert importers["cli"] == set()
     assert "cli" in importers["generate"]  # or this test looks at nothing
 
@@ -127,6 +129,7 @@ def test_the_command_line_imports_the_heavy_rooms_within_its_commands():
     names = set(imports(PACKAGE / "cli.py", at_load=True))
     assert {name.split(".")[1] for name in names if name.startswith("gpt_jax.")} == {
         "config",
+        "experiment",
         "paths",
     }
     assert not {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"gpt_jax"}

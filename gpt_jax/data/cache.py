@@ -141,8 +141,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         try:
             yield partial
             partial.chmod(0o755)
-            for path in (*partial.rglob("*"), partial):
-                _sync(path)
+            sync_tree(partial)
             try:
                 partial.rename(folder)
             except OSError:
@@ -163,6 +162,12 @@ def _remove_abandoned(parent: Path) -> None:
         with contextlib.suppress(OSError):  # another process may be removing it
             if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Have a folder with all that it holds on the disk before what follows."""
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gpt_jax.config import require, require_positive, require_range, require_types
+from gpt_jax.config import require, require_positive, require_types
 
 Step = Literal["quality", "dedup", "decontaminate"]
 
@@ -119,7 +119,8 @@ class Vocabulary:
     """The corpus's tokenizer."""
 
     tokenizer: str = "sentencepiece"
-    """As `DataConfig.tokenizer`: a new BPE, bytes, a .model file, or a folder."""
+    """As `DataConfig.tokenizer`: a new BPE, bytes, a .model file, or a folder; none: no tokens are
+    made, and the corpus is its text."""
     vocab_size: int = 32_000
     """Of a new one."""
     sample_bytes: int = 100_000_000
@@ -129,11 +130,11 @@ class Vocabulary:
         require_types(self)
         require_positive(self, "vocab_size", "sample_bytes")
         require(
-            self.tokenizer in ("sentencepiece", "bytes")
+            self.tokenizer in ("sentencepiece", "bytes", "none")
             or self.tokenizer.endswith(".model")
             or "/" in self.tokenizer,
-            "the tokenizer of a corpus is sentencepiece, bytes, the path of a .model file, or "
-            f"that of a folder, with a slash in it, and it is {self.tokenizer!r}.",
+            "the tokenizer of a corpus is sentencepiece, bytes, none, the path of a .model file, "
+            f"or that of a folder, with a slash in it, and it is {self.tokenizer!r}.",
         )
 
 
@@ -157,6 +158,8 @@ class Recipe:
     """Text of one file of documents, and so of one shard: what a process works on at a time."""
     validation_fraction: float = 0.005
     """Documents held out, by a hash of their names."""
+    keep_text: bool = False
+    """Have the text that is left in the corpus too, as Parquet files in documents/SOURCE/."""
     quality: Quality = field(default_factory=Quality)
     dedup: Dedup = field(default_factory=Dedup)
     decontaminate: Decontaminate = field(default_factory=Decontaminate)
@@ -168,12 +171,20 @@ class Recipe:
         names = [source.name for source in self.sources]
         require(len(set(names)) == len(names), f"two sources have one name: {names}.")
         require_positive(self, "part_bytes")
-        require_range(self, 0.0, 1.0, "validation_fraction")
+        require(
+            0 < self.validation_fraction < 1,
+            f"validation_fraction must be between 0 and 1, and it is {self.validation_fraction}.",
+        )
         weights = [source.weight > 0 for source in self.sources]
         require(
             all(weights) or not any(weights),
             "either every source has a weight or none: "
             f"{ {source.name: source.weight for source in self.sources} }.",
+        )
+        require(
+            self.vocabulary.tokenizer != "none" or self.keep_text,
+            "a corpus holds tokens, text or both, and this one has vocabulary.tokenizer='none' and "
+            "keep_text=False: set the one or the other.",
         )
         require(
             "quality" not in self.steps

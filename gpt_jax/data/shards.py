@@ -169,7 +169,7 @@ class TokenShards:
     @classmethod
     def open(cls, folder: Path) -> TokenShards:
         """Map the shards of `folder`; raises InputError where the index or a size is wrong."""
-        index = _read_index(folder)
+        index = read_index(folder)
         for shard in index.shards:
             path, size = folder / shard.name, shard.tokens * np.dtype(index.dtype).itemsize
             found = path.stat().st_size if path.exists() else 0
@@ -200,7 +200,8 @@ class TokenShards:
         return np.concatenate(parts)
 
 
-def _read_index(folder: Path) -> ShardIndex:
+def read_index(folder: Path) -> ShardIndex:
+    """The index of the shards in `folder`; raises InputError where it cannot be read."""
     path = folder / "index.json"
     try:
         index = from_dict(ShardIndex, json.loads(path.read_bytes()))

@@ -17,8 +17,9 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gpt_jax
-from gpt_jax.cli import load_experiment, main
+from gpt_jax.cli import main
 from gpt_jax.config import InputError, MeshConfig, ModelConfig
+from gpt_jax.experiment import load_experiment
 from gpt_jax.interop import load
 from gpt_jax.interop.convert import convert, export
 from gpt_jax.interop.hf_config import to_config_json

@@ -17,8 +17,9 @@ from tiny_run import TEXTS
 from transformers import AutoModelForCausalLM
 
 import gpt_jax
-from gpt_jax.cli import load_experiment, main
+from gpt_jax.cli import main
 from gpt_jax.config import InputError
+from gpt_jax.experiment import load_experiment
 from gpt_jax.interop.convert import convert, export
 from gpt_jax.train.digest import named_leaves
 from gpt_jax.train.loop import train

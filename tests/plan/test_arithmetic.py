@@ -81,11 +81,11 @@ def test_a_rate_is_that_of_the_links_or_of_the_network():
 
 def test_a_candidate_is_the_options_that_reproduce_it():
     """`gpt-jax train` with them has its config."""
-    from gpt_jax.cli import _overridden
+    from gpt_jax.experiment import overridden
 
     candidate = Candidate(MeshConfig(2, 4, 2), "qkv_attention", 4096, True)
     applied = candidate.applied(CONFIG)
-    again = _overridden(CONFIG, "x.py", candidate.overrides(), "train")
+    again = overridden(CONFIG, "x.py", candidate.overrides(), "train")
     assert again == applied
     assert applied.mesh.tensor == 2
     assert applied.model.split_residual
