@@ -16,9 +16,11 @@ from typing import Literal
 
 from gpt_jax.fields import (  # noqa: F401 (all rooms have them from here)
     InputError,
+    Share,
     flatten,
     from_dict,
     nearest,
+    read_shares,
     require,
     require_positive,
     require_range,
@@ -209,6 +211,13 @@ class DataConfig:
     or a whole text; python:PATH.py:FUNCTION; stdlib: (Python's own sources), and so is nothing."""
     jsonl_field: str = "text"
     """The field of a record (JSONL, Parquet, a dict) that holds the document; a/b is b within a."""
+    corpus: str = ""
+    """A corpus that `gpt-jax data build` made: its folder, here or in a bucket. Its
+    tokenizer and its split are its own; a tokenizer that is given must be the corpus's."""
+    mixture: tuple[str, ...] = ()
+    """What the sources of the corpus weigh in the training samples, relative to each other, where
+    it is not what the corpus says: SOURCE=WEIGHT from the start on, SOURCE=WEIGHT@TOKENS from so
+    many tokens on; 0 leaves a source out. A corpus without weights: each by its size."""
     tokenizer: str = "sentencepiece"
     """sentencepiece (BPE trained on the training text), bytes, characters, a .model file, or a
     folder: a run's tokenizer/, or one with tokenizer files in the Hugging Face format."""
@@ -238,6 +247,29 @@ class DataConfig:
             f"tokenizer must be one of {', '.join(known)}, the path of a SentencePiece .model "
             f"file, or that of a folder, with a slash in it, and it is {self.tokenizer!r}.",
         )
+        self._check_corpus()
+
+    def _check_corpus(self) -> None:
+        require(
+            not (self.corpus and self.files),
+            f"the text is a corpus or files, and both are given: {self.corpus} and "
+            f"{', '.join(self.files)}. Leave one of them out (--data.files with nothing after it).",
+        )
+        require(
+            not self.corpus or self.tokenizer not in ("bytes", "characters"),
+            f"a corpus has its own tokenizer, and {self.tokenizer!r} cannot be it: leave "
+            "data.tokenizer out.",
+        )
+        require(
+            bool(self.corpus) or not self.mixture,
+            "data.mixture weighs the sources of a corpus, and data.corpus names none.",
+        )
+        read_shares(self.mixture)
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """What `mixture` says, in its order."""
+        return read_shares(self.mixture)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import itertools
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -39,6 +41,40 @@ def require_range(config: Any, low: float, high: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(low <= value < high, f"{name} must be in [{low}, {high}), and it is {value}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What a source weighs in a mixture from a token count on."""
+
+    source: str
+    weight: float
+    tokens: int
+
+
+def read_shares(entries: typing.Iterable[str]) -> tuple[Share, ...]:
+    """The entries of a mixture, SOURCE=WEIGHT or SOURCE=WEIGHT@TOKENS, by ascending tokens."""
+    shares = []
+    for entry in entries:
+        found = re.fullmatch(r"([^=@]+)=(\d+\.?\d*|\.\d+)(?:@(\d[\d_]*))?", entry)
+        require(
+            found is not None,
+            "an entry of a mixture is SOURCE=WEIGHT or SOURCE=WEIGHT@TOKENS, with a weight of 0 or "
+            f"more, such as books=0.08 or books=0.16@1_000_000, and there is {entry!r}.",
+        )
+        assert found is not None
+        tokens = int((found[3] or "0").replace("_", ""))
+        shares.append(Share(found[1], float(found[2]), tokens))
+    require(
+        all(one.tokens <= next.tokens for one, next in itertools.pairwise(shares)),
+        f"a mixture must be in the order of its token counts: {', '.join(entries)}.",
+    )
+    moments = {(share.source, share.tokens) for share in shares}
+    require(
+        len(moments) == len(shares),
+        f"a mixture weighs a source once at a time, and here is one twice: {', '.join(entries)}.",
+    )
+    return tuple(shares)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from gpt_jax.config import (
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
+    Share,
     TrainConfig,
     from_dict,
 )
@@ -53,6 +54,32 @@ from gpt_jax.config import (
         (DataConfig, {"validation_fraction": 0.0}, "validation_fraction must be .* 0.0"),
         (DataConfig, {"validation_fraction": 1.0}, "validation_fraction must be .* 1.0"),
         (DataConfig, {"tokenizer": "words"}, "tokenizer must be one of .* 'words'"),
+        (DataConfig, {"corpus": "c", "files": ("a",)}, "both are given: c and a"),
+        (DataConfig, {"corpus": "c", "tokenizer": "bytes"}, "its own tokenizer, and 'bytes'"),
+        (DataConfig, {"mixture": ("web=1",)}, "and data.corpus names none"),
+        *(
+            (DataConfig, {"corpus": "c", "mixture": (entry,)}, f"there is {entry!r}")
+            for entry in (
+                "web",
+                "web=",
+                "=1",
+                "web=-1",
+                "web=nan",
+                "web=1@",
+                "web=1@1e9",
+                "web=1@-5",
+            )
+        ),
+        (
+            DataConfig,
+            {"corpus": "c", "mixture": ("web=1@9", "web=2")},
+            "in the order of its token counts: web=1@9, web=2",
+        ),
+        (
+            DataConfig,
+            {"corpus": "c", "mixture": ("web=1", "web=2@0")},
+            "a source once at a time, and here is one twice: web=1, web=2@0",
+        ),
         (OptimizerConfig, {"learning_rate": 0.0}, "learning_rate must be positive"),
         (OptimizerConfig, {"learning_rate": float("nan")}, "learning_rate must be positive"),
         (OptimizerConfig, {"eps": 0.0}, "eps must be positive"),
@@ -247,3 +274,13 @@ def test_an_integer_serves_as_a_float():
     """JSON writes 1.0 as 1 in many hands; the field is a float all the same."""
     clip_norm = from_dict(Config, {"optimizer": {"clip_norm": 1}}).optimizer.clip_norm
     assert type(clip_norm) is float
+
+
+def test_a_mixture_is_read_in_its_order():
+    mixture = ("web=60", "my.books=.5@1_000_000", "web=0@1_000_000", "web=2.50@2000000")
+    assert DataConfig(corpus="corpora/a", mixture=mixture).shares == (
+        Share("web", 60.0, 0),
+        Share("my.books", 0.5, 1_000_000),
+        Share("web", 0.0, 1_000_000),
+        Share("web", 2.5, 2_000_000),
+    )

@@ -8,7 +8,7 @@ position in the data is one number and neither hosts nor threads can change the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import grain
@@ -81,7 +81,7 @@ class Windows(Samples):
         """(epoch, window) of each sample, int64, of the shape of `samples`."""
         epoch, place = np.divmod(samples.astype(np.uint64), np.uint64(self.num_samples))
         seed = np.array([self.seed % (1 << 64)], np.uint64)
-        window = _permute(place, self.num_samples, key=_mix(_mix(seed) + epoch))
+        window = _permute(place, self.num_samples, key=mix64(mix64(seed) + epoch))
         return epoch.astype(np.int64), window.astype(np.int64)
 
     def at(self, samples: np.ndarray) -> Batch:
@@ -198,12 +198,17 @@ class _Steps:
 
 
 def validation_batches(
-    shards: TokenShards, config: Config, batch_rows: int, rows: np.ndarray | None = None
+    shards: TokenShards,
+    targets: int,
+    config: Config,
+    batch_rows: int,
+    rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """The held-out split in the order of its files, every token but the first a target once.
+    """A held-out split in the order of its files, every token but the first a target once.
 
     Args:
-      shards: the split; config.train.eval_tokens limits the targets (0: all of them).
+      shards: the split.
+      targets: of its tokens are predicted, as `num_targets` says.
       config: the experiment.
       batch_rows: windows in a batch.
       rows: those of them that are loaded, (R,) ascending; None: all.
@@ -211,11 +216,8 @@ def validation_batches(
     Returns:
       An iterator over dicts of "inputs" and "targets" (R, T) int32, "weights" (R, T) float32, 0
       where the text has ended, and, if documents are isolated, "segment_ids" and "positions".
-
-    Raises:
-      InputError: fewer than two tokens.
     """
-    targets, length = _num_targets(shards, config), config.sequence_length
+    length = config.sequence_length
     separator = shards.index.separator if config.data.isolate_documents else None
     loaded = np.arange(batch_rows) if rows is None else rows
 
@@ -231,16 +233,24 @@ def validation_batches(
     return map(batch, range(0, targets, batch_rows * length))
 
 
-def _num_targets(shards: TokenShards, config: Config) -> int:
-    """Tokens of the split that are predicted in a validation."""
-    targets = shards.index.tokens - 1
-    require(targets > 0, f"validation needs two tokens at least: {shards.folder} has fewer.")
-    return min(targets, config.train.eval_tokens or targets)
+def num_targets(splits: Mapping[str, TokenShards], limit: int) -> dict[str, int]:
+    """Tokens of each held-out split that are predicted in a validation.
+
+    All but the first of each; or, where there is a limit (0: none), about so many in all, of each
+    split its part of them. Raises InputError where none has two tokens.
+    """
+    found = {name: split.index.tokens - 1 for name, split in splits.items()}
+    found = {name: targets for name, targets in found.items() if targets > 0}
+    folders = ", ".join(str(split.folder) for split in splits.values())
+    require(bool(found), f"validation needs two tokens at least: {folders} has fewer.")
+    total = sum(found.values())
+    limit = min(limit or total, total)
+    return {name: max(1, targets * limit // total) for name, targets in found.items()}
 
 
-def validation_bytes(shards: TokenShards, config: Config, byte_lengths: np.ndarray) -> int:
+def validation_bytes(shards: TokenShards, targets: int, byte_lengths: np.ndarray) -> int:
     """UTF-8 bytes that the targets of a validation stand for, on whatever hosts they are."""
-    stop = _num_targets(shards, config) + 1
+    stop = targets + 1
     parts = (
         shards.read(start, min(start + READ_TOKENS, stop)) for start in range(1, stop, READ_TOKENS)
     )
@@ -283,14 +293,14 @@ def _permute(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
         row, column = np.divmod(value[out], np.uint64(columns))
         for turn in range(FEISTEL_ROUNDS):
             salt = key[out] + np.uint64(turn * GOLDEN % (1 << 64))
-            row = (row + (_mix(column ^ salt) >> halve)) % np.uint64(rows)
-            column = (column + (_mix(row + salt) >> halve)) % np.uint64(columns)
+            row = (row + (mix64(column ^ salt) >> halve)) % np.uint64(rows)
+            column = (column + (mix64(row + salt) >> halve)) % np.uint64(columns)
         value[out] = row * np.uint64(columns) + column
         out = out[value[out] >= size]
     return value
 
 
-def _mix(value: np.ndarray) -> np.ndarray:
+def mix64(value: np.ndarray) -> np.ndarray:
     """A hash of each uint64: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

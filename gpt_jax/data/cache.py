@@ -39,12 +39,33 @@ def entry(cache_dir: str, key: str, fill: Callable[[Path], None]) -> Path:
     Raises InputError where the cache cannot be written, or what a bucket holds is damaged.
     """
     home = user_path(cache_dir)
-    local = (user_path(DataConfig().cache_dir) if in_bucket(home) else home) / key
+    local = _local(home) / key
     if not local.exists():
         with new_folder(local) as partial:
             if not (in_bucket(home) and _download(home / key, partial)):
                 fill(partial)
     return local
+
+
+def copy(cache_dir: str, key: str, there: Path) -> Path:
+    """The folder `there` of a bucket, which `share` wrote, copied to this machine as `key`.
+
+    Raises InputError where it is not whole or is damaged, or the cache cannot be written.
+    """
+    local = _local(user_path(cache_dir)) / key
+    if not local.exists():
+        with new_folder(local) as partial:
+            require(
+                _download(there, partial),
+                f"a folder of a bucket is whole when it holds {COMPLETE}, and {there} does not: "
+                "run again what writes it.",
+            )
+    return local
+
+
+def _local(home: Path) -> Path:
+    """Where entries are on this machine."""
+    return user_path(DataConfig().cache_dir) if in_bucket(home) else home
 
 
 def share(cache_dir: str, local: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from gpt_jax.data.tokenizers import (
     train_sentencepiece,
 )
 
+PLAIN = "text"
+"""The one source of a corpus that is made of plain files."""
 REPORT_BYTES = 32_000_000
 """Text between two lines of progress."""
 
@@ -33,14 +35,27 @@ REPORT_BYTES = 32_000_000
 class Corpus:
     """A tokenised corpus, ready to draw batches from."""
 
-    train: TokenShards
-    validation: TokenShards
+    train: Mapping[str, TokenShards]
+    """By source; plain files are one, PLAIN."""
+    validation: Mapping[str, TokenShards]
+    """What was held out, of each source that has any."""
+    weights: Mapping[str, float]
+    """What each source weighs in the training samples; all 0: each counts by its size."""
     tokenizer: Tokenizer
     folder: Path
+    digest: str
+    """Tells the text, its tokenizer and its split from all others."""
+
+    @property
+    def gzip_bits_per_byte(self) -> float:
+        """What `gzip -9` makes of the validation text."""
+        indexes = [split.index for split in self.validation.values()]
+        bits = sum(index.gzip_bits_per_byte * index.bytes for index in indexes)
+        return bits / max(sum(index.bytes for index in indexes), 1)
 
 
 def prepare(config: Config, progress: Callable[[str], None] = print) -> Corpus:
-    """The corpus that `config` asks for, tokenised now or taken from the cache.
+    """The corpus of the text that `config` names, tokenised now or taken from the cache.
 
     The cache entry is named by a digest of the documents, the tokenizer and the split, so that it
     can never be stale. It appears at once and whole: a killed build leaves nothing that would be
@@ -66,16 +81,23 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Corpus:
 def open_corpus(folder: Path) -> Corpus:
     """A corpus that `prepare` made; raises InputError where any of it is damaged or mixed up."""
     tokenizer = load_tokenizer(folder)
-    train, validation = TokenShards.open(folder / "train"), TokenShards.open(folder / "validation")
-    for split in (train, validation):
-        require(
-            split.index.tokenizer == tokenizer.digest,
-            "token shards must be read with the tokenizer that made them, and the tokenizer in "
-            f"{folder} does not match the shards in {split.folder} (digests "
-            f"{tokenizer.digest[:12]} and {split.index.tokenizer[:12]}): delete {folder}.",
-        )
-        split.verify()
-    return Corpus(train, validation, tokenizer, folder)
+    train, validation = (
+        {PLAIN: open_split(folder / side, tokenizer)} for side in ("train", "validation")
+    )
+    return Corpus(train, validation, {PLAIN: 0.0}, tokenizer, folder, folder.name)
+
+
+def open_split(folder: Path, tokenizer: Tokenizer) -> TokenShards:
+    """Token shards of `tokenizer`, whole and undamaged; raises InputError where they are not."""
+    split = TokenShards.open(folder)
+    require(
+        split.index.tokenizer == tokenizer.digest,
+        "token shards must be read with the tokenizer that made them, and the corpus's tokenizer "
+        f"does not match the shards in {folder} (digests {tokenizer.digest[:12]} and "
+        f"{split.index.tokenizer[:12]}): delete the folder {folder.parent}.",
+    )
+    split.verify()
+    return split
 
 
 @dataclass
@@ -159,13 +181,18 @@ def _chosen_tokenizer(config: Config, survey: _Survey) -> Tokenizer | None:
         tokenizer = CharacterTokenizer(survey.characters)
     else:
         tokenizer = read_model(choice) if choice.endswith(".model") else read_tokenizer(choice)
+    check_vocabulary(asked, tokenizer)
+    return tokenizer
+
+
+def check_vocabulary(asked: int, tokenizer: Tokenizer) -> None:
+    """Raise InputError where a model of `asked` tokens (0: any) has none for some of them."""
     needed = tokenizer.vocab_size
     require(
         asked == 0 or asked >= needed,
         f"the model must have a row for every token, and model.vocab_size={asked} is less than the "
         f"tokenizer's {needed}: set it to 0, which takes the tokenizer's, or to {needed} or more.",
     )
-    return tokenizer
 
 
 def _key(config: Config, survey: _Survey, chosen: Tokenizer | None) -> str:

@@ -134,6 +134,7 @@ def check_paths(config: Config) -> None:
     is_path = "/" in tokenizer or tokenizer.endswith(".model")
     paths: Sequence[tuple[str, str]] = [
         *(("data.files", name) for name in config.data.files),
+        *((("data.corpus", config.data.corpus),) if config.data.corpus else ()),
         *((("data.tokenizer", tokenizer),) if is_path else ()),
         *((("init_from", config.init_from),) if config.init_from else ()),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import jax
 
 from gpt_jax.config import Config, flatten, require
 from gpt_jax.data.batches import (
+    Samples,
     TrainBatches,
-    Windows,
+    num_targets,
     train_batches,
     validation_batches,
     validation_bytes,
 )
+from gpt_jax.data.built import open_built
 from gpt_jax.data.corpus import Corpus, prepare
+from gpt_jax.data.mixture import Mixture, describe_mixture, open_mixture
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.flops import num_params
 from gpt_jax.model.pipeline import bubble, num_waiting
@@ -66,10 +70,10 @@ def train(config: Config, workdir: Path) -> Outcome:
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
         if config.init_from and run.is_new:
             check_origin(config, corpus.tokenizer)
-        program = Program(config)
+        program, samples = Program(config), open_mixture(corpus, config)
         keep = config.checkpoint
         with Checkpointer(run.checkpoints, keep.keep_last, keep.keep_best) as checkpointer:
-            state, step, batches = _start(program, corpus, checkpointer)
+            state, step, batches = _start(program, corpus, samples, checkpointer)
             # Only now is it known that this config and this text continue the run.
             run.write(config, corpus.tokenizer)
             with (
@@ -78,7 +82,7 @@ def train(config: Config, workdir: Path) -> Outcome:
                 StopSignals() as stop,
                 Watchdog(config.train.watchdog_seconds) as watchdog,
             ):
-                display.say(describe(program, corpus, step))
+                display.say(describe(program, corpus, samples, step))
                 step = _loop(
                     program,
                     corpus,
@@ -97,8 +101,7 @@ def train(config: Config, workdir: Path) -> Outcome:
                 early = step < BatchSchedule.of(config).num_steps
                 stopped_by = stop.requested if early else None
                 log.write_summary(stopped_by=stopped_by)
-    gzip = corpus.validation.index.gzip_bits_per_byte
-    return Outcome(run.path, config, step, log.last, stopped_by, gzip)
+    return Outcome(run.path, config, step, log.last, stopped_by, corpus.gzip_bits_per_byte)
 
 
 def _loop(
@@ -183,34 +186,44 @@ def _report(pending: _Pending, config: Config, log: MetricsLog, display: Display
 
 
 def evaluate(program: Program, params: Any, corpus: Corpus) -> Record:
-    """Loss over the validation split, or over its first `eval_tokens` tokens.
+    """Loss over the validation split, or over about `eval_tokens` tokens of it.
 
     val_loss in nats per token, val_perplexity = exp(val_loss), and val_bits_per_byte, nats over
     the UTF-8 bytes that the predicted tokens stand for, times log2(e): it can be compared across
-    tokenizers, and with gzip. Separators cost nats and stand for no bytes.
+    tokenizers, and with gzip. Separators cost nats and stand for no bytes. Of several sources each
+    has its own too, as val_loss/SOURCE.
     """
-    config, split = program.config, corpus.validation
-    batches = validation_batches(split, config, program.rows, program.local_rows)
-    sums = [program.eval_step(params, batch) for batch in batches]
-    num_bytes = validation_bytes(split, config, corpus.tokenizer.byte_lengths)
-    # Each batch's sum is float32; theirs is Python's, as there may be very many.
-    nats = math.fsum(float(batch.nats) for batch in sums)
-    tokens = math.fsum(float(batch.weight) for batch in sums)
+    config, losses = program.config, {}
+    nats = tokens = num_bytes = 0.0
+    for name, targets in num_targets(corpus.validation, config.train.eval_tokens).items():
+        split = corpus.validation[name]
+        batches = validation_batches(split, targets, config, program.rows, program.local_rows)
+        sums = [program.eval_step(params, batch) for batch in batches]
+        # Each batch's sum is float32; theirs is Python's, as there may be very many.
+        of_source = math.fsum(float(batch.nats) for batch in sums)
+        weight = math.fsum(float(batch.weight) for batch in sums)
+        losses[f"val_loss/{name}"] = of_source / weight
+        nats, tokens = nats + of_source, tokens + weight
+        num_bytes += validation_bytes(split, targets, corpus.tokenizer.byte_lengths)
     return {
         "val_loss": nats / tokens,
         "val_perplexity": math.exp(min(nats / tokens, 700.0)),
         "val_bits_per_byte": nats / math.log(2) / num_bytes,
-    }
+    } | (losses if len(losses) > 1 else {})
 
 
 def _corpus(config: Config) -> Corpus:
     """The corpus, the same on every host; the first makes it, for all whose cache is its own."""
-    corpus = hosts.on_first(lambda: prepare(config))
-    corpus = hosts.together(lambda: corpus or prepare(config, progress=lambda _: None))
+
+    def opened(progress: Callable[[str], None]) -> Corpus:
+        return open_built(config) if config.data.corpus else prepare(config, progress)
+
+    corpus = hosts.on_first(lambda: opened(print))
+    corpus = hosts.together(lambda: corpus or opened(lambda _: None))
     hosts.require_agreement(
         lambda: {
             "the tokenizer (digest)": corpus.tokenizer.digest[:12],
-            "the text and its split (digest)": corpus.folder.name[:12],
+            "the text and its split (digest)": corpus.digest[:12],
         }
     )
     return corpus
@@ -225,11 +238,10 @@ def with_vocabulary(config: Config, vocab_size: int) -> Config:
 
 
 def _start(
-    program: Program, corpus: Corpus, checkpointer: Checkpointer
+    program: Program, corpus: Corpus, samples: Samples, checkpointer: Checkpointer
 ) -> tuple[TrainState, int, TrainBatches]:
     """State, step and batches to go on from: the newest good checkpoint's, or fresh ones."""
     abstract, schedule = program.abstract, BatchSchedule.of(program.config)
-    samples = Windows.of(corpus.train, program.config)
     batches = train_batches(samples, schedule, program.rows, program.num_micro, program.local_rows)
     found = checkpointer.restore(abstract.params, dataclasses.replace(abstract, params={}))
     if found is None:
@@ -239,10 +251,10 @@ def _start(
         return program.create_state(params), 0, batches
     step, params, rest, meta = found
     require(
-        meta["corpus"] == corpus.folder.name,
-        "a run continues on the text it began with, and the text, its tokenizer or its split has "
-        f"changed since (digest {meta['corpus'][:12]} then, {corpus.folder.name[:12]} now): bring "
-        "it back, or train anew in another --workdir.",
+        meta["corpus"] == corpus.digest,
+        "a run continues on the text it began with, and the text, its tokenizer, its split or what "
+        f"its sources weigh has changed since (digest {meta['corpus'][:12]} then, "
+        f"{corpus.digest[:12]} now): bring it back, or train anew in another --workdir.",
     )
     batches.set_state(meta["data"])
     return dataclasses.replace(rest, params=params), step, batches
@@ -261,16 +273,19 @@ def _save(
     meta = {
         "data": batches.get_state(),
         "config": dataclasses.asdict(program.config),
-        "corpus": corpus.folder.name,
+        "corpus": corpus.digest,
     }
     rest = dataclasses.replace(state, params={})
     checkpointer.save(step, state.params, rest, meta, val_loss)
 
 
-def describe(program: Program, corpus: Corpus, step: int) -> str:
+def describe(program: Program, corpus: Corpus, samples: Mixture, step: int) -> str:
     """What is about to run, in a few lines for the terminal."""
     config, train = program.config, program.config.train
-    index = corpus.train.index
+    indexes = [shards.index for shards in corpus.train.values()]
+    tokens = sum(index.tokens for index in indexes)
+    held_out = sum(split.index.tokens for split in corpus.validation.values())
+    epochs = f", {train.total_tokens / tokens:.2f} epochs" if len(indexes) == 1 else ""
     axes = [f"{name} {size}" for name, size in program.mesh.shape.items() if size > 1]
     mesh = f", mesh {' x '.join(axes)}" if axes else ""
     many = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
@@ -278,13 +293,15 @@ def describe(program: Program, corpus: Corpus, step: int) -> str:
     lines = [
         f"model   {num_params(config.model):,} parameters, vocabulary {config.model.vocab_size:,}, "
         f"{config.model.dtype}",
-        f"text    {index.documents:,} documents, {index.bytes / 1e6:.1f} MB, {index.tokens:,} "
-        f"tokens; {corpus.validation.index.tokens:,} tokens held out",
+        f"text    {sum(index.documents for index in indexes):,} documents, "
+        f"{sum(index.bytes for index in indexes) / 1e6:.1f} MB, {tokens:,} tokens; "
+        f"{held_out:,} tokens held out",
+        *describe_mixture(samples, corpus, BatchSchedule.of(config)),
         f"devices {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}{many}{mesh}",
         f"kernels {program.attention.describe(config.model)}",
         f"batch   {train.batch_tokens:,} tokens{ramp}: {program.num_micro} micro-batches of "
         f"{program.rows} x {config.sequence_length}",
-        f"run     {train.total_tokens:,} tokens, {train.total_tokens / index.tokens:.2f} epochs",
+        f"run     {train.total_tokens:,} tokens{epochs}",
     ]
     stages = program.mesh.shape["pipeline"]
     if stages > 1:

@@ -35,7 +35,8 @@ RUNS = Path("runs")
 
 # What may change when a run is continued: where it runs and how it is watched, not what it
 # computes. A different mesh or micro-batch sees the same samples in the same order, equal up to
-# rounding. What ends in a dot or "_" stands for all fields that begin so.
+# rounding. A corpus may have moved: its digest tells which it is. What ends in a dot or "_" stands
+# for all fields that begin so.
 FREE_ON_RESUME = (
     "mesh.",
     "checkpoint.",
@@ -45,6 +46,7 @@ FREE_ON_RESUME = (
     "model.split_residual",
     "model.scan_unroll",
     "data.cache_dir",
+    "data.corpus",
     "train.device_batch_tokens",
     "train.log_every",
     "train.max_skipped_in_row",

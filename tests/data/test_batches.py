@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt_jax.config import InputError
-from gpt_jax.data.batches import Windows, _permute, train_batches, validation_batches
+from gpt_jax.data.batches import (
+    Windows,
+    _permute,
+    num_targets,
+    train_batches,
+    validation_batches,
+)
+from gpt_jax.data.mixture import Mixture, Stage
 from gpt_jax.data.schedule import BatchSchedule
 
 
@@ -162,26 +169,39 @@ def test_weights_of_samples_end_with_the_ramp(experiment, with_train):
     assert last["weights"].tolist() == [[row] * 4] * 2
 
 
+def windows(config, fake_shards):
+    return Windows.of(fake_shards(300, 200), config)
+
+
+def mixed(config, fake_shards):
+    """Two sources, of which the second has the most at first, and little from sample 11 on."""
+    sources = {"a": Windows.of(fake_shards(300), config), "b": Windows.of(fake_shards(90), config)}
+    return Mixture(sources, [Stage(0, (1, 2)), Stage(11, (5, 1))], config.train.seed)
+
+
+@pytest.mark.parametrize("samples", [windows, mixed])
 @pytest.mark.parametrize("processes", [2, 4])
-def test_the_slices_of_hosts_are_the_batch(experiment, with_train, fake_shards, processes):
-    config, shards = ramped(experiment, with_train), fake_shards(300, 200)
+def test_the_slices_of_hosts_are_the_batch(experiment, with_train, fake_shards, processes, samples):
+    config = ramped(experiment, with_train)
     schedule = BatchSchedule.of(config)
-    whole = train_batches(Windows.of(shards, config), schedule, 4, 2)
+    whole = train_batches(samples(config, fake_shards), schedule, 4, 2)
     local = np.arange(4).reshape(processes, -1)
-    parts = [train_batches(Windows.of(shards, config), schedule, 4, 2, rows) for rows in local]
+    parts = [train_batches(samples(config, fake_shards), schedule, 4, 2, rows) for rows in local]
     for batch, *slices in zip(whole, *parts, strict=True):
         for name, array in batch.items():
             together = np.concatenate([part[name] for part in slices], axis=1)
             assert np.array_equal(together, array)
 
 
-def test_the_state_resumes_exactly(experiment, with_train, fake_shards, monkeypatch):
+@pytest.mark.parametrize("samples", [windows, mixed])
+def test_the_state_resumes_exactly(experiment, with_train, fake_shards, monkeypatch, samples):
     monkeypatch.setattr("gpt_jax.data.batches.READ_TOKENS", 200)
-    config, shards = ramped(experiment, with_train), fake_shards(300, 200)
+    config = ramped(experiment, with_train)
     schedule = BatchSchedule.of(config)
 
     def batches(start_step=0):
-        return train_batches(Windows.of(shards, config), schedule, 4, 2, start_step=start_step)
+        drawn = samples(config, fake_shards)
+        return train_batches(drawn, schedule, 4, 2, start_step=start_step)
 
     inputs = [batch["inputs"].tolist() for batch in batches()]
     used = batches()
@@ -210,12 +230,11 @@ def test_batches_that_do_not_fit_are_refused(experiment, fake_shards):
 
 @pytest.mark.parametrize("lengths", [(2,), (9,), (50,), (64,), (65,), (30, 3, 40), (97,)])
 @pytest.mark.parametrize("eval_tokens", [0, 1, 33, 10_000])
-def test_validation_predicts_each_token_once(
-    experiment, with_train, fake_shards, lengths, eval_tokens
-):
-    config = with_train(experiment(), eval_tokens=eval_tokens)
+def test_validation_predicts_each_token_once(experiment, fake_shards, lengths, eval_tokens):
     seen = []
-    for batch in validation_batches(fake_shards(*lengths), config, batch_rows=4):
+    shards = fake_shards(*lengths)
+    (targets,) = num_targets({"text": shards}, eval_tokens).values()
+    for batch in validation_batches(shards, targets, experiment(), batch_rows=4):
         assert {array.shape for array in batch.values()} == {(4, 8)}
         assert batch["weights"].dtype == np.float32
         assert set(np.unique(batch["weights"])) <= {0.0, 1.0}
@@ -229,12 +248,18 @@ def test_validation_predicts_each_token_once(
 
 def test_validation_isolates_documents(experiment, fake_shards):
     shards = fake_shards(20, separators=(3,))
-    (batch,) = validation_batches(shards, experiment(isolate_documents=True), batch_rows=3)
+    (batch,) = validation_batches(shards, 19, experiment(isolate_documents=True), batch_rows=3)
     assert batch["segment_ids"][0].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
     assert batch["positions"][0].tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
     assert batch["positions"][1].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_validation_needs_two_tokens(experiment, fake_shards):
+def test_a_validation_is_shared_out_over_sources(fake_shards):
+    """By a table: of sources with 90, 9 and 0 targets; a limit is met by parts, rounded down."""
+    splits = {"a": fake_shards(91), "b": fake_shards(4, 6), "c": fake_shards(1)}
+    assert num_targets(splits, 0) == {"a": 90, "b": 9}
+    assert num_targets(splits, 1000) == {"a": 90, "b": 9}
+    assert num_targets(splits, 22) == {"a": 20, "b": 2}
+    assert num_targets(splits, 5) == {"a": 4, "b": 1}
     with pytest.raises(InputError, match="two tokens"):
-        validation_batches(fake_shards(1), experiment(), batch_rows=2)
+        num_targets({"c": splits["c"]}, 0)

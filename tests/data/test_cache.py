@@ -5,7 +5,7 @@ from bucket_server import BucketServer
 
 from gpt_jax.config import InputError
 from gpt_jax.data import corpus as corpus_module
-from gpt_jax.data.corpus import prepare
+from gpt_jax.data.corpus import PLAIN, prepare
 from gpt_jax.data.sources import documents
 
 BUCKET = "bucket-of-tests"
@@ -47,14 +47,14 @@ def test_another_host_reads_the_shards_and_not_the_text(
 ):
     config = in_bucket(tokenizer=tokenizer, vocab_size=300 if tokenizer == "sentencepiece" else 0)
     first = prepare(config, quiet)
-    tokens = first.train.read(0, first.train.index.tokens)
+    tokens = first.train[PLAIN].read(0, first.train[PLAIN].index.tokens)
     server.downloads.clear()
     another_machine()
     monkeypatch.setattr(corpus_module, "_write", None)
     second = prepare(config, quiet)
     assert second.folder != first.folder
     assert second.tokenizer.digest == first.tokenizer.digest
-    assert (second.train.read(0, second.train.index.tokens) == tokens).all()
+    assert (second.train[PLAIN].read(0, second.train[PLAIN].index.tokens) == tokens).all()
     assert reads_of(server, "cache/") > 3
     assert reads_of(server, "texts/") == 0
 
@@ -64,7 +64,7 @@ def test_text_that_changed_is_read_again(in_bucket, server):
     server.put(BUCKET, "texts/03.txt", b"other words", {})
     second = prepare(in_bucket(), quiet)
     assert second.folder.name != first.folder.name
-    assert second.train.index.bytes != first.train.index.bytes
+    assert second.train[PLAIN].index.bytes != first.train[PLAIN].index.bytes
 
 
 def test_a_copy_that_is_not_what_was_written(in_bucket, server, another_machine):

@@ -15,7 +15,7 @@ import sentencepiece
 
 from gpt_jax.config import InputError
 from gpt_jax.data import corpus as corpus_module
-from gpt_jax.data.corpus import open_corpus, prepare
+from gpt_jax.data.corpus import PLAIN, open_corpus, prepare
 from gpt_jax.data.sources import documents, held_out
 from gpt_jax.data.tokenizers import ByteTokenizer
 
@@ -53,9 +53,9 @@ def test_the_shards_hold_the_split(experiment, split, tokenizer):
     )
     corpus = prepare(config, lambda line: None)
     train, validation = sides(config)
-    assert texts_of(corpus.train, corpus.tokenizer) == train
-    assert texts_of(corpus.validation, corpus.tokenizer) == validation
-    for shards, texts in ((corpus.train, train), (corpus.validation, validation)):
+    splits = (corpus.train[PLAIN], train), (corpus.validation[PLAIN], validation)
+    for shards, texts in splits:
+        assert texts_of(shards, corpus.tokenizer) == texts
         tokens = shards.read(0, shards.index.tokens)
         size = sum(len(text.encode()) for text in texts)
         assert corpus.tokenizer.byte_lengths[tokens].sum() == shards.index.bytes == size
@@ -64,7 +64,8 @@ def test_the_shards_hold_the_split(experiment, split, tokenizer):
         assert not set(train) & set(validation)
     everything = "".join(validation).encode()
     figure = 8 * len(gzip.compress(everything, 9)) / len(everything)
-    assert corpus.validation.index.gzip_bits_per_byte == figure
+    assert corpus.validation[PLAIN].index.gzip_bits_per_byte == figure
+    assert corpus.gzip_bits_per_byte == pytest.approx(figure)
 
 
 def test_the_cache_is_reused_and_keyed_by_what_matters(experiment, texts, monkeypatch):
@@ -148,7 +149,7 @@ def test_a_killed_build_leaves_nothing_that_is_read(experiment):
     (partial,) = entries(config)
     assert partial.name.startswith(".partial-")
     corpus = prepare(config, lambda line: None)
-    assert texts_of(corpus.train, corpus.tokenizer) == sides(config)[0]
+    assert texts_of(corpus.train[PLAIN], corpus.tokenizer) == sides(config)[0]
     assert partial.exists()  # it could be another process at work
     long_ago = time.time() - 1e6
     os.utime(partial, (long_ago, long_ago))
@@ -164,7 +165,7 @@ def test_two_builds_at_once_give_one_corpus(experiment):
     assert (first.returncode, second.returncode) == (0, 0)
     (folder,) = entries(config)
     corpus = open_corpus(folder)
-    assert texts_of(corpus.validation, corpus.tokenizer) == sides(config)[1]
+    assert texts_of(corpus.validation[PLAIN], corpus.tokenizer) == sides(config)[1]
 
 
 def test_a_build_that_comes_second_keeps_the_first(experiment):
@@ -202,7 +203,7 @@ def test_a_tokenizer_that_does_not_match_the_shards_is_refused(experiment):
 
 def test_a_damaged_entry_is_named(experiment):
     corpus = prepare(experiment(), lambda line: None)
-    path = corpus.validation.folder / "00000.bin"
+    path = corpus.validation[PLAIN].folder / "00000.bin"
     data = path.read_bytes()
     path.write_bytes(data[:-2])
     with pytest.raises(InputError, match=f"delete the folder {corpus.folder}"):
