@@ -218,7 +218,9 @@ def test_another_text_is_refused_and_nothing_changes(finished, tiny, tmp_path, m
     )
     before = files(run)
     changed = dataclasses.replace(config.data, files=(str(other),))
-    with pytest.raises(InputError, match="the text, its tokenizer or its split has changed"):
+    with pytest.raises(
+        InputError, match="the text, its tokenizer, its split or what its sources weigh has ch"
+    ):
         gpt_jax.train.loop.train(dataclasses.replace(config, data=changed), run)
     assert files(run) == before
 
