@@ -39,7 +39,7 @@ def load_experiment(path: Path, overrides: Sequence[str], command: str = "train"
         default = dataclasses.replace(default, data=data, init_from=str(resolved(path)))
         config = overridden(default, path, overrides, command)
         require(
-            bool(config.data.files) or (path / "metrics.jsonl").exists(),
+            bool(config.data.files or config.data.corpus) or (path / "metrics.jsonl").exists(),
             f"{path} is a model from elsewhere, and there is no text to go on with: name some "
             "(--data.files 'my_corpus/*.txt').",
         )
