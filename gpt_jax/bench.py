@@ -19,6 +19,7 @@ import numpy as np
 from gpt_jax.chips import peak_flops
 from gpt_jax.config import Config, require
 from gpt_jax.data.batches import Windows, train_batches
+from gpt_jax.data.mixture import Mixture, Stage
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.data.shards import FORMAT, ShardIndex, TokenShards
 from gpt_jax.flops import train_flops_per_token
@@ -38,6 +39,7 @@ DECODE_PROMPT, DECODE_TOKENS = 32, 64
 def measure(config: Config) -> Figures:
     """Figures of `config` at its full batch: seconds, bytes, tokens and FLOPs per second.
 
+    Input is what reaches the host side of the step, from one source and from a mixture of three.
     The model's FLOPs are those of `flops.train_flops_per_token`; `mfu` is None where the chip's
     peak is not known. Peak memory is the first device's, or the process's on a CPU.
     """
@@ -56,6 +58,8 @@ def measure(config: Config) -> Figures:
     batches = train_batches(samples, schedule, program.rows, program.num_micro)
     compile_seconds, step_seconds = _time_steps(program, batches)
     input_rate = _time_input(batches, config.train.batch_tokens)
+    mixed = train_batches(_mixture(config), schedule, program.rows, program.num_micro)
+    mixture_rate = _time_input(mixed, config.train.batch_tokens)
     device = jax.devices()[0]
     tokens_per_second = config.train.batch_tokens / step_seconds
     flops = tokens_per_second * train_flops_per_token(config.model, config.sequence_length)
@@ -70,6 +74,7 @@ def measure(config: Config) -> Figures:
         "mfu": flops / jax.device_count() / peak if peak else None,
         "peak_memory_bytes": _peak_memory(device),
         "input_tokens_per_second": input_rate,
+        "mixture_tokens_per_second": mixture_rate,
         "decode_tokens_per_second": _time_decode(program),
     }
 
@@ -97,6 +102,12 @@ def _random_shards(config: Config) -> TokenShards:
     return TokenShards(Path("random"), index, (tokens,))
 
 
+def _mixture(config: Config) -> Mixture:
+    """Three sources of unlike weights."""
+    sources = {name: Windows.of(_random_shards(config), config) for name in ("a", "b", "c")}
+    return Mixture(sources, [Stage(0, (6, 3, 1))], config.train.seed)
+
+
 def _time_steps(program: Program, batches: Any) -> tuple[float, float]:
     """Seconds to compile, which is what the first step takes more, and the median step's."""
     state, seconds = program.create_state(), []
@@ -111,6 +122,7 @@ def _time_steps(program: Program, batches: Any) -> tuple[float, float]:
 
 def _time_input(batches: Any, batch_tokens: int) -> float:
     """Tokens per second that reach the host side of the step."""
+    next(batches)  # the reader has begun
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < 2:
         next(batches)

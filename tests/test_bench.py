@@ -25,6 +25,7 @@ POSITIVE = {
     "model_gflops_per_second",
     "peak_memory_bytes",
     "input_tokens_per_second",
+    "mixture_tokens_per_second",
     "decode_tokens_per_second",
 }
 
