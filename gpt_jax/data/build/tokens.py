@@ -1,0 +1,159 @@
+"""The last steps: the tokenizer, and the token shards of every source."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpt_jax.config import DataConfig
+from gpt_jax.data.build.documents import Part, uncut, write_documents
+from gpt_jax.data.build.ledger import State
+from gpt_jax.data.build.runner import Job, Result, Runner, atomic, digest_of
+from gpt_jax.data.cache import new_folder
+from gpt_jax.data.encode import batches, encode
+from gpt_jax.data.recipe import Recipe
+from gpt_jax.data.shards import FORMAT, ShardIndex, ShardWriter, read_index
+from gpt_jax.data.sources import Document, held_out
+from gpt_jax.data.tokenizers import (
+    ByteTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    read_model,
+    read_tokenizer,
+    train_sentencepiece,
+)
+
+SIDES = ("train", "validation")
+
+
+def make_tokenizer(runner: Runner, recipe: Recipe, state: State) -> Path:
+    """The folder of the corpus's tokenizer, trained on its training text or taken as it is."""
+    choice = recipe.vocabulary.tokenizer
+    if choice == "sentencepiece":
+        made_from = [state.key, dataclasses.asdict(recipe.vocabulary)]
+        folder = runner.folder("tokenizer", made_from)
+        job = Job(
+            folder / "done.json", train_tokenizer, (folder / "tokenizer", state.parts, recipe)
+        )
+        runner.job("train the tokenizer", job)
+    else:
+        if choice == "bytes":
+            tokenizer = ByteTokenizer()
+        else:
+            tokenizer = read_model(choice) if choice.endswith(".model") else read_tokenizer(choice)
+        folder = runner.folder("tokenizer", [tokenizer.digest])
+        _save(tokenizer, folder / "tokenizer")
+    return folder / "tokenizer"
+
+
+def train_tokenizer(folder: Path, parts: Sequence[Part], recipe: Recipe) -> Result:
+    """Train a tokenizer on the training side of `parts`."""
+    texts = (
+        document.text
+        for part in parts
+        for document in part.read()
+        if not is_held_out(document, recipe)
+    )
+    tokenizer = train_sentencepiece(
+        texts, recipe.vocabulary.vocab_size, recipe.vocabulary.sample_bytes
+    )
+    _save(tokenizer, folder)
+    return {"sha256": tokenizer.digest}
+
+
+def _save(tokenizer: Tokenizer, folder: Path) -> None:
+    if not folder.exists():
+        with new_folder(folder) as partial:
+            tokenizer.save(partial)
+
+
+def is_held_out(document: Document, recipe: Recipe) -> bool:
+    """Whether a document is of the validation split; the pieces of one stay together."""
+    by_path = DataConfig(validation_fraction=recipe.validation_fraction)
+    return bool(held_out(Document(uncut(document.name), document.text), by_path)[1])
+
+
+def keep_text(runner: Runner, state: State) -> dict[str, list[Path]]:
+    """Per source, Parquet files of the documents that are left."""
+    folder = runner.folder("text", [state.key])
+    jobs = [
+        Job(folder / f"{i:05d}.json", write_text, (folder / f"{i:05d}.parquet", part))
+        for i, part in enumerate(state.parts)
+    ]
+    runner.run("keep the text", jobs)
+    found: dict[str, list[Path]] = {}
+    for part, job in zip(state.parts, jobs, strict=True):
+        found.setdefault(part.source, []).append(job.arguments[0])
+    return found
+
+
+def write_text(path: Path, part: Part) -> Result:
+    """The documents that are left of a part, in a file of their own."""
+    with atomic(path) as partial:
+        documents, size = write_documents(partial, part.read())
+    return {"documents": documents, "bytes": size}
+
+
+def write_shards(
+    runner: Runner, recipe: Recipe, state: State, tokenizer: Path
+) -> dict[str, dict[str, tuple[ShardIndex, list[Path]]]]:
+    """Per source and side of the split that has text: its index, and its shards in their order."""
+    digest = load_tokenizer(tokenizer).digest
+    folder = runner.folder("shards", [state.key, digest, FORMAT, recipe.validation_fraction])
+    jobs = [
+        Job(folder / f"{i:05d}.json", write_part, (folder / f"{i:05d}", part, tokenizer, recipe))
+        for i, part in enumerate(state.parts)
+    ]
+    found: dict[str, dict[str, list[Path]]] = {}
+    for part, job, sides in zip(state.parts, jobs, runner.run("write shards", jobs), strict=True):
+        for side in sides:
+            of_side = found.setdefault(part.source, {}).setdefault(side, [])
+            of_side.append(job.marker.with_suffix("") / side)
+    return {
+        source: {side: _joined(folders) for side, folders in sides.items()}
+        for source, sides in found.items()
+    }
+
+
+def write_part(folder: Path, part: Part, tokenizer_folder: Path, recipe: Recipe) -> Result:
+    """The shards of a part, one for each side of the split that has any text."""
+    if folder.exists():  # its writer was killed before it could say so
+        return {side: {} for side in SIDES if (folder / side).exists()}
+    tokenizer = load_tokenizer(tokenizer_folder)
+    sided = ((SIDES[is_held_out(document, recipe)], document.text) for document in part.read())
+    with new_folder(folder) as partial, contextlib.ExitStack() as open_files:
+        writers: dict[str, ShardWriter] = {}
+        for side, texts in batches(sided):
+            if side not in writers:
+                writer = ShardWriter(partial / side, tokenizer, measure_gzip=side == "validation")
+                writers[side] = open_files.enter_context(writer)
+            writers[side].add_batch(texts, encode(texts, tokenizer))
+        for writer in writers.values():
+            writer.finish(sources=part.path.name)
+    return {side: {} for side in SIDES if side in writers}
+
+
+def _joined(folders: Sequence[Path]) -> tuple[ShardIndex, list[Path]]:
+    """One index over the shards in `folders`, which take the numbers of their order."""
+    indexes = [read_index(folder) for folder in folders]
+    paths = [
+        folder / shard.name
+        for folder, index in zip(folders, indexes, strict=True)
+        for shard in index.shards
+    ]
+    files = [shard for index in indexes for shard in index.shards]
+    size = sum(index.bytes for index in indexes)
+    gzipped = sum(index.gzip_bits_per_byte * index.bytes for index in indexes)
+    return dataclasses.replace(
+        indexes[0],
+        documents=sum(index.documents for index in indexes),
+        tokens=sum(index.tokens for index in indexes),
+        bytes=size,
+        sources=digest_of([index.sources for index in indexes]),
+        gzip_bits_per_byte=gzipped / max(size, 1),
+        shards=tuple(
+            dataclasses.replace(shard, name=f"{i:05d}.bin") for i, shard in enumerate(files)
+        ),
+    ), paths

@@ -1,0 +1,249 @@
+"""The build as a whole: what it makes, that it goes on after a kill, and that nothing is lost."""
+
+import dataclasses
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from gpt_jax.config import InputError
+from gpt_jax.data import sources
+from gpt_jax.data.build.steps import build
+from gpt_jax.data.recipe import Recipe, Source, Vocabulary
+from gpt_jax.data.shards import TokenShards
+from gpt_jax.data.tokenizers import load_tokenizer
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Two sources of real words: 30 small files, and 60 lines of JSON."""
+    draw = random.Random(0)
+    words = Path(json.__file__).read_text(encoding="utf-8").split()
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(30):
+        (folder / f"{i:02d}.txt").write_text(" ".join(draw.choices(words, k=200)))
+    lines = [json.dumps({"body": " ".join(draw.choices(words, k=100))}) for _ in range(60)]
+    (folder / "lines.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def recipe_of(texts: Path, **fields) -> Recipe:
+    defaults = {
+        "sources": (
+            Source("files", (str(texts / "*.txt"),), weight=1.0),
+            Source("lines", (str(texts / "*.jsonl"),), "body", weight=2.0),
+        ),
+        "part_bytes": 6000,
+        "validation_fraction": 0.2,
+        "vocabulary": Vocabulary(vocab_size=400, sample_bytes=20_000),
+    }
+    return Recipe(**(defaults | fields))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def texts_of(split: TokenShards, tokenizer) -> list[str]:
+    flat = split.read(0, split.index.tokens)
+    ends = np.flatnonzero(flat == tokenizer.separator)
+    return [tokenizer.decode(part.tolist()[:-1]) for part in np.split(flat, ends[:-1] + 1)]
+
+
+def test_every_document_is_on_one_side_and_as_it_was(texts, tmp_path):
+    out = tmp_path / "corpus"
+    ledger = build(recipe_of(texts), out, 1, QUIET)
+    tokenizer = load_tokenizer(out)
+    lines = (texts / "lines.jsonl").read_text().splitlines()
+    wanted = {
+        "files": [path.read_text() for path in sorted(texts.glob("*.txt"))],
+        "lines": [json.loads(line)["body"] for line in lines],
+    }
+    for name, documents in wanted.items():
+        sides = [
+            texts_of(TokenShards.open(out / side / name), tokenizer)
+            for side in ("train", "validation")
+        ]
+        assert sorted(sides[0] + sides[1]) == sorted(documents)
+        assert 0 < len(sides[1]) < len(documents) / 2
+        assert sides[0] == [text for text in documents if text in sides[0]]  # in their order
+        counted = ledger["sources"][name]["shards"]["train"]
+        assert counted["documents"] == len(sides[0])
+        assert counted["bytes"] == sum(len(text.encode()) for text in sides[0])
+        assert len([*(out / "train" / name).glob("*.bin")]) > 3
+    assert json.loads((out / "ledger.json").read_bytes()) == ledger
+
+
+def test_the_bytes_do_not_depend_on_the_processes(texts, tmp_path):
+    for processes in (1, 3):
+        build(recipe_of(texts), tmp_path / str(processes), processes, QUIET)
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+    assert contents(tmp_path / "1.work") == contents(tmp_path / "3.work")
+
+
+def test_another_build_goes_on_from_the_steps_that_are_the_same(texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SETTLED_SECONDS", 0)  # they were written just now
+    out = tmp_path / "corpus"
+    build(recipe_of(texts), out, 1, QUIET)
+    before = contents(out)
+    said = Console(record=True, width=100, file=(tmp_path / "log").open("w"))
+    build(recipe_of(texts), out, 1, said)
+    assert contents(out) == before
+    assert said.export_text().count("as before") == 3
+    said = Console(record=True, width=100, file=(tmp_path / "log").open("w"))
+    build(recipe_of(texts, vocabulary=Vocabulary(tokenizer="bytes")), out, 1, said)
+    assert said.export_text().count("as before") == 1
+    assert load_tokenizer(out).kind == "bytes"
+
+
+def test_changed_text_is_read_again(texts, tmp_path):
+    recipe = recipe_of(texts, vocabulary=Vocabulary(tokenizer="bytes"))
+    first = build(recipe, tmp_path / "corpus", 1, QUIET)
+    (texts / "00.txt").write_text("Entirely different.")
+    second = build(recipe, tmp_path / "corpus", 1, QUIET)
+    assert second["digest"] != first["digest"]
+    assert second["sources"]["lines"] == first["sources"]["lines"]
+
+
+def test_a_function_is_asked_again_by_each_build_that_begins_anew(texts, tmp_path):
+    code = tmp_path / "documents.py"
+    code.write_text(f"def found():\n    return open({str(texts / '00.txt')!r}).read().split()\n")
+    source = Source("words", (f"python:{code}:found",))
+    recipe = recipe_of(texts, sources=(source,), vocabulary=Vocabulary(tokenizer="bytes"))
+    first = build(recipe, tmp_path / "corpus", 1, QUIET)
+    assert build(recipe, tmp_path / "corpus", 1, QUIET) == first
+    (texts / "00.txt").write_text("entirely different words " * 20)
+    second = build(recipe, tmp_path / "corpus", 1, QUIET)
+    assert second["sources"]["words"]["steps"]["read"]["documents"] == 60
+    (tmp_path / "corpus.work" / "ended").unlink()  # as a kill would have left it
+    (texts / "00.txt").write_text("again " * 50)
+    assert build(recipe, tmp_path / "corpus", 1, QUIET) == second
+
+
+def test_text_alone_is_a_corpus_too(texts, tmp_path):
+    import pyarrow.parquet as pq
+
+    recipe = recipe_of(texts, keep_text=True, vocabulary=Vocabulary(tokenizer="none"))
+    build(recipe, tmp_path / "corpus", 1, QUIET)
+    tables = [pq.read_table(path) for path in sorted((tmp_path / "corpus").rglob("*.parquet"))]
+    found = [text for table in tables for text in table["text"].to_pylist()]
+    lines = (texts / "lines.jsonl").read_text().splitlines()
+    files = [path.read_text() for path in sorted(texts.glob("*.txt"))]
+    assert found == files + [json.loads(line)["body"] for line in lines]
+    assert tables[-1]["id"].to_pylist()[-1] == "lines.jsonl:60"
+
+
+def test_bad_input_leaves_the_corpus_that_is_there(texts, tmp_path):
+    out = tmp_path / "corpus"
+    build(recipe_of(texts), out, 1, QUIET)
+    before = contents(out)
+    (texts / "07.txt").write_bytes(b"not \xff UTF-8")
+    with pytest.raises(InputError, match="UTF-8"):
+        build(recipe_of(texts), out, 1, QUIET)
+    assert contents(out) == before
+    ledger = build(recipe_of(texts, invalid_utf8="skip"), out, 1, QUIET)
+    row = ledger["sources"]["files"]["steps"]["read"]["dropped"]["not UTF-8"]
+    assert row["documents"] == 1
+    assert "07.txt" in row["examples"][0]
+
+
+def test_a_folder_of_other_things_is_left_alone(texts, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    with pytest.raises(InputError, match="neither"):
+        build(recipe_of(texts), tmp_path / "mine", 1, QUIET)
+    assert contents(tmp_path / "mine") == {"notes": b""}
+
+
+def test_a_source_without_text_is_named(texts, tmp_path):
+    (texts / "empty.md").write_text(" \n")
+    source = Source("nothing", (str(texts / "*.md"),))
+    with pytest.raises(InputError, match="'nothing' has none"):
+        build(recipe_of(texts, sources=(source,)), tmp_path / "corpus", 1, QUIET)
+
+
+BUILD = """
+import json, sys
+from pathlib import Path
+from rich.console import Console
+from gpt_jax.config import from_dict
+from gpt_jax.data.build.steps import build
+from gpt_jax.data.recipe import Recipe
+
+if __name__ == "__main__":
+    build(from_dict(Recipe, json.loads(sys.argv[1])), Path(sys.argv[2]), 2, Console())
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_points_the_bytes_are_the_same(texts, tmp_path):
+    """Each time when a random number of files is there, counted by their names."""
+    recipe = recipe_of(texts, keep_text=True)
+    build(recipe, tmp_path / "undisturbed", 1, QUIET)
+    folder, script = tmp_path / "killed", tmp_path / "build.py"
+    folder.mkdir()
+    script.write_text(BUILD)
+    arguments = [sys.executable, str(script), json.dumps(dataclasses.asdict(recipe))]
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen([*arguments, str(folder / "corpus")], stdout=subprocess.DEVNULL)
+
+    work = contents(tmp_path / "undisturbed.work")
+    draw, kills = random.Random(1), 0
+    for count in sorted(draw.sample(range(1, len(work)), 10)):
+        with start() as process:
+            while process.poll() is None and len([*folder.rglob("*.*")]) < count:
+                time.sleep(0.002)
+            kills += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+        assert not (folder / "corpus").exists()
+    assert kills == 10
+    with start() as process:
+        assert process.wait() == 0
+    assert contents(folder / "corpus") == contents(tmp_path / "undisturbed")
+    assert contents(folder / "corpus.work") == work
+
+
+@pytest.mark.parametrize("moment", ["before", "between"])
+def test_killed_while_the_corpus_takes_its_place(texts, tmp_path, monkeypatch, moment):
+    """The older one is there, or comes back; the new one is whole in the end."""
+    out = tmp_path / "corpus"
+    build(recipe_of(texts), out, 1, QUIET)
+    older = contents(out)
+    recipe = recipe_of(texts, vocabulary=Vocabulary(tokenizer="bytes"))
+    renames, rename = [], Path.rename
+
+    def dying(self, target):
+        if Path(target).name in ("corpus", ".old-corpus"):
+            renames.append(self)
+            if len(renames) == {"before": 1, "between": 2}[moment]:
+                raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dying)
+        with pytest.raises(KeyboardInterrupt):
+            build(recipe, out, 1, QUIET)
+    assert contents(out if moment == "before" else tmp_path / ".old-corpus") == older
+    (texts / "bad.txt").write_bytes(b"\xff")
+    with pytest.raises(InputError):
+        build(recipe, out, 1, QUIET)
+    assert contents(out) == older
+    (texts / "bad.txt").unlink()
+    build(recipe, out, 1, QUIET)
+    assert load_tokenizer(out).kind == "bytes"
+    assert {path.name for path in tmp_path.iterdir()} == {"corpus", "corpus.work", "texts"}

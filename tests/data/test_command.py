@@ -1,0 +1,100 @@
+"""`gpt-jax data` as it is typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpt_jax.cli import main
+
+RECIPE = """
+from gpt_jax.data.recipe import Recipe, Source, Vocabulary
+
+def get_config():
+    return Recipe(
+        name="small",
+        sources=(Source("one", ("{folder}/*.txt",)), Source("two", ("{folder}/*.md",))),
+        validation_fraction=0.3,
+        vocabulary=Vocabulary(tokenizer="bytes"),
+    )
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    """A file with a recipe for two sources of ten documents."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for i in range(10):
+        (folder / f"{i}.txt").write_text(f"Text {i}. " * 20)
+        (folder / f"{i}.md").write_text(f"# Page {i}\n" * 20)
+    path = tmp_path / "small.py"
+    path.write_text(RECIPE.format(folder=folder))
+    return str(path)
+
+
+def test_a_corpus_is_built_and_its_ledger_shown(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "build", recipe]) == 0
+    said = capsys.readouterr().out
+    assert "gpt-jax train EXPERIMENT --data.corpus corpora/small" in said
+    assert main(["data", "show", "corpora/small"]) == 0
+    table = capsys.readouterr().out
+    assert "10 docs" in table
+    assert table.strip() in said
+    ledger = json.loads(Path("corpora/small/ledger.json").read_bytes())
+    tokens = [source["shards"]["train"]["tokens"] for source in ledger["sources"].values()]
+    assert all(f"{count:,}" in table for count in tokens)
+
+
+def test_fields_of_a_recipe_are_options(recipe, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["--seed", "3", "--sources.1.weight", "2", "--sources.0.weight", "1"]
+    assert main(["data", "build", recipe, "--out", str(out), "--processes", "1", *words]) == 0
+    said = json.loads((out / "recipe.json").read_bytes())
+    assert (said["seed"], said["sources"][1]["weight"]) == (3, 2.0)
+    with pytest.raises(SystemExit) as exit:
+        main(["data", "build", recipe, "--help"])
+    assert exit.value.code == 0
+    assert "--dedup.threshold" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--validation-fraction", "2"], "between 0 and 1"),
+        (["--steps", "dedup", "quality"], "needs a source with quality='reference'"),
+        (["--sources.0.weight", "1"], "either every source has a weight or none"),
+        (["--sources.0.files", "nowhere/*.txt"], "matches none"),
+        (["--processes", "-1"], "--processes is negative"),
+        (["--vocabulary.tokenizer", "words"], "the tokenizer of a corpus is"),
+        (["--vocabulary.tokenizer", "none"], "tokens, text or both"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_bad_options_are_one_paragraph(recipe, tmp_path, capsys, words, message):
+    assert main(["data", "build", recipe, "--out", str(tmp_path / "out"), *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_field_names_the_nearest(recipe, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["data", "build", recipe, "--dedup.treshold", "0.7"])
+    assert exit.value.code == 2
+    assert "--dedup.threshold" in capsys.readouterr().err
+
+
+def test_a_recipe_is_no_experiment_and_an_experiment_no_recipe(recipe, root, capsys):
+    assert main(["train", recipe]) == 1
+    assert "is no experiment: its get_config() gives a Recipe" in capsys.readouterr().err
+    assert main(["data", "build", str(root / "experiments" / "quickstart.py")]) == 1
+    assert "is no recipe: its get_config() gives a Config" in capsys.readouterr().err
+
+
+def test_a_ledger_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["data", "show", str(tmp_path)]) == 1
+    assert "a corpus has a ledger.json" in capsys.readouterr().err
