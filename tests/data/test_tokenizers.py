@@ -1,6 +1,8 @@
 """Tokenizers: nothing is lost, nothing in a text can pass for a separator, streams are whole."""
 
 import io
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -300,3 +302,30 @@ def test_text_that_cannot_be_encoded_is_named():
     for tokenizer in (LEARNED, ByteTokenizer(), CHARACTERS):
         with pytest.raises(InputError, match="character 1 of this one is half of a surrogate"):
             tokenizer.encode("a\udc80")
+
+
+BOUNDED = """
+import numpy as np
+from gpt_jax.data.tokenizers import train_sentencepiece
+
+def peak():
+    # ru_maxrss would count what the process that started this one holds.
+    lines = open("/proc/self/status").read().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+def texts():
+    for seed in range(100):
+        digits = np.random.default_rng(seed).bytes(500_000).hex()
+        yield "\\n".join(digits[i : i + 80] for i in range(0, len(digits), 80))
+
+before = peak()
+train_sentencepiece(texts(), 300, 1_000_000)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak")
+def test_training_takes_the_memory_that_it_says():
+    """Of 100 MB that are random to the end, 1 MB is learned from."""
+    out = subprocess.run([sys.executable, "-c", BOUNDED], capture_output=True, check=True)
+    assert 2_000_000 < int(out.stdout) < tokenizers.TRAINING_MEMORY * 1_000_000
