@@ -27,6 +27,8 @@ from gpt_jax.paths import in_bucket, make_folder, told_of_buckets, user_path
 PARTIAL = ".partial-"
 ABANDONED_SECONDS = 24 * 3600
 """A build this old was killed: its folder is removed by the next one."""
+VERIFIED = "verified.json"
+"""What was found intact on this machine (`TokenShards.verify`), and is no part of an entry."""
 COMPLETE = "complete.json"
 CHUNK = 1 << 22
 COPIES = 8
@@ -77,7 +79,8 @@ def share(cache_dir: str, local: Path) -> None:
     with told_of_buckets():
         if (there / COMPLETE).exists():
             return
-        files = [path for path in sorted(local.rglob("*")) if path.is_file()]
+        own = (path for path in sorted(local.rglob("*")) if not path.name.startswith(VERIFIED))
+        files = [path for path in own if path.is_file()]
 
         def upload(path: Path) -> list[int | str]:
             name = path.relative_to(local).as_posix()

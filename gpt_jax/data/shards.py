@@ -7,9 +7,12 @@ Every document's tokens are followed by the separator, and no document is spread
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
+import tempfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +22,11 @@ from typing import Literal
 import numpy as np
 
 from gpt_jax.config import InputError, from_dict, require
+from gpt_jax.data.cache import VERIFIED
 from gpt_jax.data.encode import TokenBatch, encode, token_dtype
+from gpt_jax.data.sources import settled
 from gpt_jax.data.tokenizers import Tokenizer
+from gpt_jax.paths import find
 
 FORMAT = 1
 SHARD_TOKENS = 1 << 28
@@ -183,13 +189,29 @@ class TokenShards:
         return cls(folder, index, tuple(np.asarray(tokens) for tokens in maps))
 
     def verify(self) -> None:
-        """Read every shard; raises InputError where one is not the one that was written."""
+        """Read the shards; raises InputError where one is not the one that was written.
+
+        One that was found intact, and has not been written to since, is not read again: what was
+        found is kept in VERIFIED beside the index, where that can be written.
+        """
+        known, intact = _recalled(self.folder), {}
         for shard, tokens in zip(self.index.shards, self.tokens, strict=True):
+            path = self.folder / shard.name
+            (stored,) = find(str(path))[1].values()
             require(
-                hashlib.sha256(tokens.data).hexdigest() == shard.sha256,
-                f"a shard must have the digest in its index, and {self.folder / shard.name} has "
-                f"another: it is damaged. Delete the folder {self.folder.parent}.",
+                known.get(shard.name) == [stored.version, shard.sha256]
+                or hashlib.sha256(tokens.data).hexdigest() == shard.sha256,
+                f"a shard must have the digest in its index, and {path} has another: it is "
+                f"damaged. Delete the folder {self.folder.parent}.",
             )
+            if settled(stored.version):
+                intact[shard.name] = [stored.version, shard.sha256]
+        if intact != known:
+            with contextlib.suppress(OSError):
+                descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=VERIFIED)
+                with open(descriptor, "w") as file:
+                    json.dump(intact, file)
+                os.replace(name, self.folder / VERIFIED)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) of the split, (stop - start,), counted through all its shards."""
@@ -198,6 +220,15 @@ class TokenShards:
             parts.append(tokens[max(start, 0) : max(stop, 0)])
             start, stop = start - len(tokens), stop - len(tokens)
         return np.concatenate(parts)
+
+
+def _recalled(folder: Path) -> dict[str, list[str]]:
+    """What `verify` found here before: a version and the digest of each shard that was intact."""
+    try:
+        known = json.loads((folder / VERIFIED).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def read_index(folder: Path) -> ShardIndex:

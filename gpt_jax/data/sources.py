@@ -171,12 +171,19 @@ def pieces_id(found: Iterable[Piece], text_field: str) -> str | None:
     for piece in found:
         if not piece.version:
             return None
-        if not in_bucket(piece.path):
-            changed = max(map(int, piece.version.split()[1:3]))  # the times, as `find` gives them
-            if time.time_ns() - changed < SETTLED_SECONDS * 10**9:
-                return None
+        if not in_bucket(piece.path) and not settled(piece.version):
+            return None
         said.append([piece.name, piece.version, piece.start, piece.stop])
     return hashlib.sha256(json.dumps([text_field, *said]).encode()).hexdigest()
+
+
+def settled(version: str) -> bool:
+    """Whether a file of this machine, which `find` gives this version, has another if it changes.
+
+    Not where it changed within SETTLED_SECONDS.
+    """
+    changed = max(map(int, version.split()[1:3]))
+    return time.time_ns() - changed >= SETTLED_SECONDS * 10**9
 
 
 def _named(pattern: str) -> Iterator[Piece]:

@@ -15,6 +15,8 @@ import sentencepiece
 
 from gpt_jax.config import InputError
 from gpt_jax.data import corpus as corpus_module
+from gpt_jax.data import shards as shards_module
+from gpt_jax.data import sources
 from gpt_jax.data.corpus import PLAIN, open_corpus, prepare
 from gpt_jax.data.sources import documents, held_out
 from gpt_jax.data.tokenizers import ByteTokenizer
@@ -90,6 +92,22 @@ def test_the_cache_is_reused_and_keyed_by_what_matters(experiment, texts, monkey
     folders |= {first.folder, prepare(experiment(), lambda line: None).folder}
     assert len(folders) == len(others) + 2
     assert not list(first.folder.parent.glob(".*"))
+
+
+def test_text_that_did_not_change_is_not_read_at_a_start(experiment, texts, monkeypatch):
+    """Known by size, times and inode; a change that keeps size and time of change is seen too."""
+    monkeypatch.setattr(sources, "SETTLED_SECONDS", 0)
+    config = experiment(tokenizer="characters")
+    first = prepare(config, lambda line: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_module, "documents", None)
+        patch.setattr(shards_module, "hashlib", None)
+        assert prepare(config, lambda line: None).folder == first.folder
+    path = texts / "07.txt"
+    times, data = path.stat(), path.read_text()
+    path.write_text(data.replace("7", "8"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert prepare(config, lambda line: None).folder != first.folder
 
 
 def test_the_tokenizer_learns_from_training_text_only(experiment, texts):

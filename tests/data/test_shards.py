@@ -1,7 +1,10 @@
 """Shards: what is written is read back, and what is damaged is named."""
 
+import hashlib
 import json
+import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_jax.config import InputError
+from gpt_jax.data import shards as shards_module
+from gpt_jax.data import sources
+from gpt_jax.data.cache import VERIFIED
 from gpt_jax.data.encode import encode
 from gpt_jax.data.shards import ShardWriter, TokenShards
 from gpt_jax.data.tokenizers import ByteTokenizer, CharacterTokenizer
@@ -119,3 +125,45 @@ def test_an_unreadable_index_is_named(folder, content):
     (folder / "index.json").write_bytes(content)
     with pytest.raises(InputError, match=r"index\.json cannot be read"):
         TokenShards.open(folder)
+
+
+def test_a_shard_that_was_not_written_to_is_not_read_again(folder, monkeypatch):
+    """Whatever is remembered, what was written to since is read: also with its old times."""
+    read = []
+
+    def sha256(data, original=hashlib.sha256):
+        read.append(len(data))
+        return original(data)
+
+    monkeypatch.setattr(shards_module.hashlib, "sha256", sha256)
+    for _ in range(2):  # written just now: another change could leave their times as they are
+        TokenShards.open(folder).verify()
+        assert read == [7, 18, 2]
+        read.clear()
+    monkeypatch.setattr(sources, "SETTLED_SECONDS", 0)
+    TokenShards.open(folder).verify()
+    assert read == [7, 18, 2]
+    TokenShards.open(folder).verify()
+    assert read == [7, 18, 2]
+    time.sleep(0.05)  # the clock of a file system ticks every few milliseconds
+    path = folder / "00001.bin"
+    times, data = path.stat(), path.read_bytes()
+    path.write_bytes(data[:-1] + b"\2")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(InputError, match=r"00001\.bin has another: it is damaged"):
+        TokenShards.open(folder).verify()
+    path.write_bytes(data)
+    read.clear()
+    TokenShards.open(folder).verify()
+    assert read == [18]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"00000.bin": 1}'])
+def test_a_damaged_memory_is_none(folder, content, monkeypatch):
+    monkeypatch.setattr(sources, "SETTLED_SECONDS", 0)
+    TokenShards.open(folder).verify()
+    kept = (folder / VERIFIED).read_bytes()
+    (folder / VERIFIED).write_bytes(content)
+    TokenShards.open(folder).verify()
+    assert (folder / VERIFIED).read_bytes() == kept
+    assert len([*folder.iterdir()]) == 5
