@@ -208,9 +208,10 @@ class DataConfig:
 
     files: tuple[str, ...] = ()
     """Globs of .jsonl, .parquet or text (.gz and .zst are unpacked): a document is a line, a row,
-    or a whole text; python:PATH.py:FUNCTION; stdlib: (Python's own sources), and so is nothing."""
+    or a whole text; tfds:NAME/CONFIG?split=SPLIT (`data/tfds.py`); python:PATH.py:FUNCTION;
+    stdlib:, which is Python's own sources, and so is nothing at all."""
     jsonl_field: str = "text"
-    """The field of a record (JSONL, Parquet, a dict) that holds the document; a/b is b within a."""
+    """The field of a record (JSONL, Parquet, TFDS, a dict) that is the document; a/b is b in a."""
     corpus: str = ""
     """A corpus that `gpt-jax data build` made: its folder, here or in a bucket. Its
     tokenizer and its split are its own; a tokenizer that is given must be the corpus's."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt_jax.config import DataConfig, InputError, nearest, require
-from gpt_jax.data import formats, functions
+from gpt_jax.data import formats, functions, tfds
 from gpt_jax.data.formats import InvalidText
 from gpt_jax.paths import absolute, find, in_bucket, resolved, told_of_buckets, user_path
 
@@ -46,7 +46,8 @@ class Piece:
     """A file, a shard of a dataset, or a function: documents that are read one after the other."""
 
     name: str
-    """The same on every machine; the names of its documents begin with it."""
+    """The same on every machine; the names of its documents begin with it. Two parts of one shard
+    have one name, and other documents."""
     path: str
     """Of the file, from the root; of a function, with its name."""
     kind: Literal["text", "jsonl", "parquet", "library", "tfds", "python"]
@@ -65,19 +66,31 @@ def pieces(files: tuple[str, ...]) -> list[Piece]:
 
     Raises InputError for a glob without a match, or a dataset or function that is not there.
     """
-    found: dict[tuple[str, int, int], Piece] = {}
+    found: dict[str, list[Piece]] = {}
     for pattern in files or (LIBRARY,):
         for piece in _named(pattern):
             at = piece.path if piece.kind == "python" else str(resolved(user_path(piece.path)))
-            found.setdefault((at, piece.start, piece.stop), piece)
+            found.setdefault(at, []).append(piece)
     taken, result = Counter[str](), []
     # Where two globs give the same names, those of the first keep them.
-    for piece in sorted(found.values(), key=lambda piece: piece.name):
-        taken[piece.name] += 1
-        number = taken[piece.name]
-        name = piece.name if number == 1 else f"{piece.name}#{number}"
-        result.append(dataclasses.replace(piece, name=name))
+    for same in sorted(found.values(), key=lambda same: same[0].name):
+        name = same[0].name
+        taken[name] += 1
+        name = name if taken[name] == 1 else f"{name}#{taken[name]}"
+        for start, stop in _joined((piece.start, piece.stop) for piece in same):
+            result.append(dataclasses.replace(same[0], name=name, start=start, stop=stop))
     return result
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans in order; those that overlap are one."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in sorted(set(spans)):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((start, stop))
+    return joined
 
 
 def read(
@@ -193,6 +206,9 @@ def _named(pattern: str) -> Iterator[Piece]:
     elif pattern.startswith(functions.SCHEME):
         name, path = functions.parse(pattern)
         yield Piece(name, path, "python")
+    elif pattern.startswith(tfds.SCHEME):
+        for shard in tfds.shards(pattern):
+            yield Piece(shard.name, shard.path, "tfds", *shard[2:])
     else:
         with told_of_buckets():
             root, files = find(pattern)
@@ -238,6 +254,8 @@ def _values(piece: Piece, field: str | None) -> Iterator[tuple[str, str, Any]]:
         found = formats.json_lines(user_path(piece.path))
     elif piece.kind == "parquet":
         found = formats.rows(user_path(piece.path), field)
+    elif piece.kind == "tfds":
+        found = tfds.records(piece.path, piece.start, piece.stop, field)
     else:
         found = functions.values(piece.path)
     for position, value in found:
