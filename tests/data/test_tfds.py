@@ -11,7 +11,7 @@ from tfds_sets import ImdbReviews, Nested, Wmt14Translate, examples, prepared, s
 
 from gpt_jax.config import DataConfig, InputError
 from gpt_jax.data import tfds
-from gpt_jax.data.corpus import prepare
+from gpt_jax.data.corpus import PLAIN, prepare
 from gpt_jax.data.sources import content_id, documents, pieces, read, records
 
 FORMATS = ["array_record", "tfrecord", "parquet"]
@@ -260,4 +260,4 @@ def test_a_dataset_is_a_corpus(reviews, experiment):
     found = list(documents(config.data))
     assert len(found) == 27
     size = sum(len(document.text.encode()) for document in found)
-    assert corpus.train.index.bytes + corpus.validation.index.bytes == size
+    assert sum(sides[PLAIN].index.bytes for sides in (corpus.train, corpus.validation)) == size
