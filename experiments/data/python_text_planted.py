@@ -59,7 +59,7 @@ def changed(text: str, every: int, draw: random.Random) -> str:
 
 def _modules() -> list[str]:
     """Modules at the top of the library, of some length, in the order of their names."""
-    paths = sorted(Path(_python_text().LIBRARY).glob("*.py"))
+    paths = sorted(_python_text().LIBRARY.glob("*.py"))
     texts = [path.read_text(encoding="utf-8") for path in paths]
     return [text for text in texts if len(text.split()) >= WORDS]
 

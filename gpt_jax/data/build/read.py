@@ -10,6 +10,7 @@ from pathlib import Path
 from gpt_jax.config import require
 from gpt_jax.data.build.documents import Part, batches, write_documents
 from gpt_jax.data.build.ledger import State, Tally, drop, tally, total
+from gpt_jax.data.build.normalise import repaired, require_repair
 from gpt_jax.data.build.runner import Job, Runner, atomic, digest_of
 from gpt_jax.data.recipe import Recipe, Source
 from gpt_jax.data.sources import Document, Piece, pieces, pieces_id, read
@@ -20,6 +21,8 @@ def read_sources(runner: Runner, recipe: Recipe) -> State:
 
     Raises InputError where a source has no text.
     """
+    if recipe.repair:
+        require_repair()
     jobs: list[Job] = []
     for source in recipe.sources:
         found = pieces(source.files)
@@ -80,7 +83,7 @@ def read_group(
         for piece in group:
             on_invalid = skipped if recipe.invalid_utf8 == "skip" else None
             for document in read(piece, source.text_field, on_invalid):
-                text = document.text
+                text = repaired(document.text) if recipe.repair else document.text
                 if not text.strip():
                     drop(counts, "empty", document.name)
                     continue

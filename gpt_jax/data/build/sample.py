@@ -9,7 +9,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from gpt_jax.data.build.runner import read_json
 from gpt_jax.data.sources import Document
 
 EXCERPT = 8192
@@ -88,3 +90,8 @@ def at_most(found: Sequence[Drawn], sample_bytes: int) -> list[str]:
             break
         kept.add(i)
     return [one.text for i, one in enumerate(found) if i in kept]
+
+
+def read_drawn(paths: Sequence[Path]) -> list[Drawn]:
+    """What jobs have drawn of the parts of a corpus, in their order."""
+    return [Drawn(*row) for path in paths for row in read_json(path)["drawn"]]

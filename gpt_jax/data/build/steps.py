@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt_jax.config import require
+from gpt_jax.data.build import filters
 from gpt_jax.data.build.ledger import Ledger, as_ledger
 from gpt_jax.data.build.publish import Content, publish, restore
 from gpt_jax.data.build.read import read_sources
@@ -19,7 +20,8 @@ from gpt_jax.data.build.runner import Runner
 from gpt_jax.data.build.tokens import keep_text, make_tokenizer, write_shards
 from gpt_jax.data.recipe import Recipe
 
-FILTERS = {}
+FILTERS = {"quality": filters.by_quality}
+"""In the order in which they are taken."""
 
 
 def build(recipe: Recipe, out: Path, processes: int, console: Console) -> Ledger:

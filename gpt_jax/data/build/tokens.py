@@ -11,9 +11,10 @@ from gpt_jax.config import DataConfig
 from gpt_jax.data.build.documents import Part, uncut, write_documents
 from gpt_jax.data.build.ledger import State
 from gpt_jax.data.build.runner import Job, Result, Runner, atomic, digest_of
+from gpt_jax.data.build.sample import at_most, drawn, excerpts, rates, read_drawn
 from gpt_jax.data.cache import new_folder
 from gpt_jax.data.encode import batches, encode
-from gpt_jax.data.recipe import Recipe
+from gpt_jax.data.recipe import Recipe, Vocabulary
 from gpt_jax.data.shards import FORMAT, ShardIndex, ShardWriter, read_index
 from gpt_jax.data.sources import Document, held_out
 from gpt_jax.data.tokenizers import (
@@ -31,34 +32,43 @@ SIDES = ("train", "validation")
 def make_tokenizer(runner: Runner, recipe: Recipe, state: State) -> Path:
     """The folder of the corpus's tokenizer, trained on its training text or taken as it is."""
     choice = recipe.vocabulary.tokenizer
-    if choice == "sentencepiece":
-        made_from = [state.key, dataclasses.asdict(recipe.vocabulary)]
-        folder = runner.folder("tokenizer", made_from)
-        job = Job(
-            folder / "done.json", train_tokenizer, (folder / "tokenizer", state.parts, recipe)
-        )
-        runner.job("train the tokenizer", job)
-    else:
+    if choice != "sentencepiece":
         if choice == "bytes":
             tokenizer = ByteTokenizer()
         else:
             tokenizer = read_model(choice) if choice.endswith(".model") else read_tokenizer(choice)
         folder = runner.folder("tokenizer", [tokenizer.digest])
         _save(tokenizer, folder / "tokenizer")
+        return folder / "tokenizer"
+    weights = [source.weight for source in recipe.sources]
+    sizes = [state.tallies[source.name]["bytes"] for source in recipe.sources]
+    made_from = [state.key, weights, dataclasses.asdict(recipe.vocabulary), recipe.seed]
+    folder = runner.folder("tokenizer", made_from)
+    of_source = dict(
+        zip(state.tallies, rates(sizes, weights, recipe.vocabulary.sample_bytes), strict=True)
+    )
+    jobs = [
+        Job(folder / f"{i:05d}.json", draw_excerpts, (part, of_source[part.source], recipe))
+        for i, part in enumerate(state.parts)
+    ]
+    runner.run("tokenizer: sample", jobs)
+    samples = [job.marker for job in jobs]
+    arguments = (folder / "tokenizer", samples, recipe.vocabulary)
+    runner.job("tokenizer: learn", Job(folder / "done.json", train_tokenizer, arguments))
     return folder / "tokenizer"
 
 
-def train_tokenizer(folder: Path, parts: Sequence[Part], recipe: Recipe) -> Result:
-    """Train a tokenizer on the training side of `parts`."""
-    texts = (
-        document.text
-        for part in parts
-        for document in part.read()
-        if not is_held_out(document, recipe)
-    )
-    tokenizer = train_sentencepiece(
-        texts, recipe.vocabulary.vocab_size, recipe.vocabulary.sample_bytes
-    )
+def draw_excerpts(part: Part, rate: float, recipe: Recipe) -> Result:
+    """What the tokenizer learns from of a part: some of its training text."""
+    training = (document for document in part.read() if not is_held_out(document, recipe))
+    found = drawn(excerpts(training), rate, recipe.seed, "tokenizer", part.source)
+    return {"drawn": [dataclasses.astuple(one) for one in found]}
+
+
+def train_tokenizer(folder: Path, samples: Sequence[Path], vocabulary: Vocabulary) -> Result:
+    """Train a tokenizer on what was drawn."""
+    texts = at_most(read_drawn(samples), vocabulary.sample_bytes)
+    tokenizer = train_sentencepiece(texts, vocabulary.vocab_size, vocabulary.sample_bytes)
     _save(tokenizer, folder)
     return {"sha256": tokenizer.digest}
 

@@ -109,7 +109,7 @@ def test_another_build_goes_on_from_the_steps_that_are_the_same(texts, tmp_path,
     said = Console(record=True, width=100, file=(tmp_path / "log").open("w"))
     build(recipe_of(texts), out, 1, said)
     assert contents(out) == before
-    assert said.export_text().count("as before") == 3
+    assert said.export_text().count("as before") == 4
     said = Console(record=True, width=100, file=(tmp_path / "log").open("w"))
     build(recipe_of(texts, vocabulary=Vocabulary(tokenizer="bytes")), out, 1, said)
     assert said.export_text().count("as before") == 1
