@@ -14,7 +14,9 @@ import json
 import os
 import tempfile
 import zlib
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +31,7 @@ from gpt_jax.data.tokenizers import Tokenizer
 from gpt_jax.paths import find
 
 FORMAT = 1
+GZIP_AHEAD = 8
 SHARD_TOKENS = 1 << 28
 """A new shard is begun rather than let one grow past this; one longer document may exceed it."""
 
@@ -80,8 +83,7 @@ class ShardWriter:
         folder.mkdir(parents=True)
         self._folder, self._tokenizer, self._shard_tokens = folder, tokenizer, shard_tokens
         self._dtype = token_dtype(tokenizer)
-        self._gzip = zlib.compressobj(9, zlib.DEFLATED, 31) if measure_gzip else None
-        self._gzip_bytes = 0
+        self._gzip = _Gzip() if measure_gzip else None
         self._closed: list[ShardFile] = []
         self._open: _OpenShard | None = None
         self.documents = 0
@@ -109,7 +111,7 @@ class ShardWriter:
             self._open.append(batch.tokens[ends[done] : ends[stop]])
             done = stop
         if self._gzip:
-            self._gzip_bytes += len(self._gzip.compress("".join(texts).encode()))
+            self._gzip.add("".join(texts).encode())
         self.bytes += batch.bytes
         self.token_bytes += batch.token_bytes
         self.documents += len(batch.lengths)
@@ -117,7 +119,7 @@ class ShardWriter:
     def finish(self, sources: str) -> None:
         """Close the last shard and write the index; `sources` is the digest of the documents."""
         self._close_shard()
-        self._gzip_bytes += len(self._gzip.flush()) if self._gzip else 0
+        gzip_bytes = self._gzip.finish() if self._gzip else 0
         index = ShardIndex(
             format=FORMAT,
             documents=self.documents,
@@ -128,7 +130,7 @@ class ShardWriter:
             vocab_size=self._tokenizer.vocab_size,
             tokenizer=self._tokenizer.digest,
             sources=sources,
-            gzip_bits_per_byte=8 * self._gzip_bytes / max(self.bytes, 1),
+            gzip_bits_per_byte=8 * gzip_bytes / max(self.bytes, 1),
             shards=tuple(self._closed),
         )
         (self._folder / "index.json").write_text(json.dumps(dataclasses.asdict(index), indent=1))
@@ -143,6 +145,32 @@ class ShardWriter:
 
     def __exit__(self, *_: object) -> None:
         self._close_shard()
+        if self._gzip:
+            self._gzip.close()
+
+
+class _Gzip:
+    """The size of what `gzip -9` makes of a text, in a thread of its own: that takes long."""
+
+    def __init__(self):
+        self._stream, self._thread = zlib.compressobj(9, zlib.DEFLATED, 31), ThreadPoolExecutor(1)
+        self._waiting: deque[Future[bytes]] = deque()
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        """Go on with the text; at most GZIP_AHEAD of those that were added are held."""
+        self._waiting.append(self._thread.submit(self._stream.compress, data))
+        if len(self._waiting) > GZIP_AHEAD:
+            self._size += len(self._waiting.popleft().result())
+
+    def finish(self) -> int:
+        """The size of all of it, in bytes."""
+        self._waiting.append(self._thread.submit(self._stream.flush))
+        return self._size + sum(len(future.result()) for future in self._waiting)
+
+    def close(self) -> None:
+        """End the thread, whatever is left to do."""
+        self._thread.shutdown(cancel_futures=True)
 
 
 class _OpenShard:

@@ -1,5 +1,6 @@
 """Shards: what is written is read back, and what is damaged is named."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -60,6 +61,17 @@ def test_documents_added_together_lie_as_those_added_one_by_one(lengths, size):
                 writer.finish("")
             contents.append({file.name: file.read_bytes() for file in path.iterdir()})
     assert contents[0] == contents[1] == contents[2]
+
+
+def test_the_size_of_the_text_packed_is_that_of_one_file(tmp_path):
+    texts = [f"{i} of some words, {i % 7}\n" * 50 for i in range(50)]
+    with ShardWriter(tmp_path / "train", ByteTokenizer(), measure_gzip=True) as writer:
+        for text in texts:
+            writer.add(text)
+        writer.finish("")
+    data = "".join(texts).encode()
+    index = TokenShards.open(tmp_path / "train").index
+    assert index.gzip_bits_per_byte == 8 * len(gzip.compress(data, 9)) / len(data)
 
 
 def test_reading_crosses_shards(folder):

@@ -76,6 +76,8 @@ class Trained:
     """Learned from or measured on."""
     accuracy: float
     """On those held out: the mean of the two kinds' shares that are on their side of 0.5."""
+    share_kept: float
+    """Of the raw documents that were held out, what is expected to be kept."""
 
 
 def features(texts: Sequence[str], num_features: int) -> sparse.csr_array:
@@ -119,7 +121,8 @@ def train(reference: Sequence[str], raw: Sequence[str], quality: Quality) -> Tra
     right = (scores > 0.5) == is_reference[held_out]
     sides = (right[is_reference[held_out]], right[~is_reference[held_out]])
     accuracy = float(np.mean([side.mean() for side in sides]))
-    return Trained(classifier, len(reference), len(raw), accuracy)
+    kept = float(share_kept(scores[~is_reference[held_out]], quality.alpha).mean())
+    return Trained(classifier, len(reference), len(raw), accuracy, kept)
 
 
 def fit(features_DF: sparse.csr_array, is_reference_D: np.ndarray) -> Classifier:

@@ -93,6 +93,8 @@ def test_junk_is_dropped_and_prose_is_kept():
     assert mask[:300].mean() > 10 * mask[300:].mean()
     assert mask[300:].mean() < 0.02
     probability = share_kept(scores, 9.0)
+    of_prose, of_junk = probability[:300].mean(), probability[300:].mean()
+    assert trained.share_kept == pytest.approx(of_prose / 4 + of_junk * 3 / 4, rel=0.2)
     for side in (slice(300), slice(300, None)):
         expected, spread = probability[side].sum(), (probability * (1 - probability))[side].sum()
         assert abs(mask[side].sum() - expected) < 4 * np.sqrt(spread)
