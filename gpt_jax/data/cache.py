@@ -176,8 +176,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise InputError(
-            f"token shards are kept in data.cache_dir, and {folder.parent} cannot be written "
-            f"({error}): free some space, or name another folder (--data.cache-dir)."
+            f"{folder.name} is kept in {folder.parent}, which cannot be written ({error}): free "
+            "some space, or name another folder (--data.cache-dir for token shards)."
         ) from error
 
 

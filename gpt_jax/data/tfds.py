@@ -223,7 +223,7 @@ def _instructions(splits: Any, request: Request) -> list[tuple[Path, int, int]]:
 
 def _prepare(request: Request) -> None:
     """Have TFDS make the dataset; raises InputError where it does not exist or cannot be made."""
-    tfds, name, home = _tfds(), request.full_name, _home(request).parent
+    tfds, name, home = tensorflow_datasets(), request.full_name, _home(request).parent
     for room in ROOMS:
         with contextlib.suppress(ImportError):
             importlib.import_module(f"tensorflow_datasets.{room}")
@@ -271,7 +271,7 @@ def _info(folder: Path) -> Any:
     """The DatasetInfo of a prepared dataset: features, splits, format of the shards."""
     try:
         with told_of_buckets():
-            return _tfds().builder_from_directory(str(folder)).info
+            return tensorflow_datasets().builder_from_directory(str(folder)).info
     except InputError:
         raise
     except Exception as error:
@@ -322,16 +322,10 @@ def _array_records(path: Path, start: int, stop: int) -> Iterator[bytes]:
 
 
 def _tf_records(path: Path) -> Iterator[bytes]:
-    """Records as TensorFlow frames them: length, masked CRC of it, data, masked CRC of it.
-
-    tensorflow/core/lib/io/record_writer.h; numbers are little-endian, CRCs CRC-32C.
-    """
-    import google_crc32c
+    """Records of a TFRecord file (`frame`)."""
 
     def check(data: bytes, crc: bytes) -> bytes:
-        raw = google_crc32c.value(data)
-        masked = ((raw >> 15 | raw << 17) + 0xA282EAD8) & 0xFFFFFFFF
-        if masked.to_bytes(4, "little") != crc:
+        if _masked_crc(data) != crc:
             raise EOFError(f"the record that ends before byte {file.tell()} is damaged")
         return data
 
@@ -340,6 +334,23 @@ def _tf_records(path: Path) -> Iterator[bytes]:
             size = int.from_bytes(check(head[:8], head[8:]), "little")
             body = file.read(size + 4)
             yield check(body[:size], body[size:])
+
+
+def frame(record: bytes) -> bytes:
+    """A record as TensorFlow writes it: length, masked CRC of that, data, masked CRC of that.
+
+    tensorflow/core/lib/io/record_writer.h; numbers are little-endian.
+    """
+    length = len(record).to_bytes(8, "little")
+    return length + _masked_crc(length) + record + _masked_crc(record)
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """CRC-32C, rotated and moved, so that one over data with CRCs in it is no weak one."""
+    import google_crc32c
+
+    raw = google_crc32c.value(data)
+    return ((raw >> 15 | raw << 17) + 0xA282EAD8 & 0xFFFFFFFF).to_bytes(4, "little")
 
 
 def _parquet_records(path: Path) -> Iterator[bytes]:
@@ -363,7 +374,7 @@ def _on_this_machine(path: Path) -> Iterator[Path]:
 
 def _text_fields(features: Any, prefix: str = "") -> Iterator[str]:
     """Fields that hold one text, as they are named in an Example."""
-    kinds = _tfds().features
+    kinds = tensorflow_datasets().features
     for name, feature in features.items():
         if isinstance(feature, kinds.FeaturesDict):
             yield from _text_fields(feature, f"{prefix}{name}/")
@@ -377,7 +388,7 @@ def _text_fields(features: Any, prefix: str = "") -> Iterator[str]:
 
 def _plain(feature: Any, value: Any, where: str) -> Any:
     """What a feature decodes to, as str, int, float, list and dict."""
-    kinds = _tfds().features
+    kinds = tensorflow_datasets().features
     if isinstance(feature, kinds.FeaturesDict):
         return {name: _plain(feature[name], item, where) for name, item in value.items()}
     if isinstance(feature, kinds.Sequence):
@@ -397,15 +408,15 @@ def _plain(feature: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _tfds() -> ModuleType:
+def tensorflow_datasets() -> ModuleType:
     """TFDS, silent unless something fails."""
     os.environ.setdefault("EPATH_USE_TF", "false")
-    import tensorflow_datasets
+    import tensorflow_datasets as tfds
     from absl import logging as absl_logging
 
     absl_logging.get_absl_logger().addFilter(_is_heard)  # adding it twice is once
-    tensorflow_datasets.disable_progress_bar()
-    return tensorflow_datasets
+    tfds.disable_progress_bar()
+    return tfds
 
 
 def _is_heard(record: logging.LogRecord) -> bool:
