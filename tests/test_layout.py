@@ -23,9 +23,12 @@ EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 CORE = {"config", "paths", "presets", "chips", "flops", "data", "model", "parallel"}
 LEAVES = {"generate", "evaluate", "interop", "scaling", "plan", "launch"}
 TOP = {"cli", "bench"}
+CONFIGS = ("config", "model_config")
+"""Files that define the experiment."""
 MAY_IMPORT = {
     "fields": set(),
-    "config": {"fields"},
+    "model_config": {"fields"},
+    "config": {"fields", "model_config"},
     **{name: {"config"} for name in CORE - {"config"}},
     "data": {"config", "paths"},
     "train": CORE,
@@ -99,7 +102,17 @@ def test_the_data_room_needs_no_device(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["fields", "config", "presets", "chips", "flops", "data.schedule", "data.recipe"]
+    "module",
+    [
+        "fields",
+        "config",
+        "model_config",
+        "presets",
+        "chips",
+        "flops",
+        "data.schedule",
+        "data.recipe",
+    ],
 )
 def test_a_file_of_arithmetic_needs_the_standard_library_alone(module):
     """These import nothing from elsewhere, themselves or through each other."""
@@ -136,19 +149,20 @@ def test_the_command_line_imports_the_heavy_rooms_within_its_commands():
 
 
 def attributes_read() -> set[str]:
-    """Names that are read as attributes anywhere outside config.py and the presets.
+    """Names that are read as attributes anywhere outside the configs and the presets.
 
     A property of a config that is read there reads the fields in its body.
     """
     read = {
         name
         for path in FILES
-        if room(path) not in {"config", "presets"}
+        if room(path) not in {*CONFIGS, "presets"}
         for name in loads(ast.parse(path.read_text()))
     }
     properties = {
         node.name: loads(node)
-        for node in ast.walk(ast.parse((PACKAGE / "config.py").read_text()))
+        for name in CONFIGS
+        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text()))
         if isinstance(node, ast.FunctionDef)
         and any(
             isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list
