@@ -21,7 +21,7 @@ from gpt_jax.paths import told_of_buckets, user_path
 
 OF_EXPERIMENTS = ("train", "bench", "shard", "plan", "launch")
 """Commands that take an experiment's fields as options."""
-OF_RECIPES = (["data", "build"],)
+OF_RECIPES = (["data", "build"], ["data", "bench"])
 """Those that take a recipe's."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -395,7 +395,9 @@ def _data(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         f"{options.recipe} is no recipe: its get_config() gives a {type(recipe).__name__}. An "
         "experiment is for `gpt-jax train`.",
     )
-    command.run_build(options, overridden(recipe, options.recipe, overrides, "data build"))
+    name = options.data_command
+    run = {"build": command.run_build, "bench": command.run_bench}[name]
+    run(options, overridden(recipe, options.recipe, overrides, f"data {name}"))
 
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:

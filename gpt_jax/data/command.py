@@ -3,34 +3,66 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from gpt_jax.config import require
 from gpt_jax.data.build.ledger import Ledger, as_table, dropped_lines, read_ledger
-from gpt_jax.data.build.steps import build
+from gpt_jax.data.build.publish import share_corpus
+from gpt_jax.data.build.runner import Runner
+from gpt_jax.data.build.steps import build, take_steps
 from gpt_jax.data.recipe import Recipe
 from gpt_jax.data.workers import num_cores
+from gpt_jax.paths import in_bucket
 
 CORPORA = Path("corpora")
 
 
 def run_build(options: argparse.Namespace, recipe: Recipe) -> None:
     """Build the corpus of `recipe`, and tell what became of it."""
-    require(
-        options.processes >= 0, f"--processes is negative: {options.processes}; 0 takes all cores."
-    )
-    out, console, begun = options.out or CORPORA / recipe.name, Console(), time.perf_counter()
+    processes, console, begun = _processes(options), Console(), time.perf_counter()
+    out = options.out or CORPORA / recipe.name
     console.print(f"corpus  {out}", soft_wrap=True)
-    ledger = build(recipe, out, options.processes or num_cores(), console)
+    # A bucket has no renames, so that the corpus is made here and copied when it is whole.
+    local = CORPORA / out.name if in_bucket(out) else out
+    ledger = build(recipe, local, processes, console)
+    share_corpus(local, out)
     show(ledger, console)
     console.print(
         f"corpus  {out}, in {time.perf_counter() - begun:.0f} s; what the steps left for the next "
-        f"build is in {out}.work\nmore    gpt-jax train EXPERIMENT --data.corpus {out}",
+        f"build is in {local}.work\nmore    gpt-jax train EXPERIMENT --data.corpus {out}",
         soft_wrap=True,
     )
+
+
+def run_bench(options: argparse.Namespace, recipe: Recipe) -> None:
+    """Build the corpus in a temporary folder with one process, then with all; tell each rate."""
+    processes = _processes(options)
+    rates = []
+    for number in (1, processes):
+        with tempfile.TemporaryDirectory() as folder, Runner(Path(folder), number) as runner:
+            runner.start()
+            _, ledger = take_steps(runner, recipe)
+            rates.append(runner.seconds)
+    size = sum(source["steps"]["read"]["bytes"] for source in ledger["sources"].values()) / 1e6
+    table = Table(title=f"{recipe.name}: {size:.1f} MB of text, in MB/s", title_justify="left")
+    for column in ("step", "1 process", f"{processes} processes", "ratio"):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    for step, alone in rates[0].items():
+        shared = rates[1][step]
+        figures = (size / alone, size / shared, alone / shared)
+        table.add_row(step, *(f"{figure:.2f}" for figure in figures))
+    Console().print(table)
+
+
+def _processes(options: argparse.Namespace) -> int:
+    number = options.processes
+    require(number >= 0, f"--processes is negative: {number}; 0 takes all cores.")
+    return number or num_cores()
 
 
 def run_show(options: argparse.Namespace) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-OF_RECIPES = ("build",)
-"""Commands that take a recipe's fields as options."""
-
 
 def add_options(data: argparse.ArgumentParser) -> None:
     """The commands below `gpt-jax data` and what they take besides a recipe's fields."""
@@ -18,21 +15,26 @@ def add_options(data: argparse.ArgumentParser) -> None:
             name, help=help, description=help, epilog=epilog, allow_abbrev=False
         )
 
-    build = add(
-        "build",
-        "make a corpus, or go on with one whose making was stopped",
+    fields = (
         "Any field of the recipe can be given as an option, such as --dedup.threshold 0.7; "
-        "`gpt-jax data build RECIPE --help` lists them.",
+        "`gpt-jax data %s RECIPE --help` lists them."
     )
-    build.add_argument(
-        "recipe",
-        type=Path,
-        help="a Python file with get_config(), such as experiments/data/python_text.py",
-    )
+    recipe = "a Python file with get_config(), such as experiments/data/python_text.py"
+
+    build = add("build", "make a corpus, or go on with one that was stopped", fields % "build")
+    build.add_argument("recipe", type=Path, help=recipe)
     build.add_argument("--out", type=Path, help="the corpus's folder (default: corpora/NAME)")
-    build.add_argument(
-        "--processes", type=int, default=0, metavar="N", help="at work at a time (0: all cores)"
-    )
+    _add_processes(build)
+
+    bench = add("bench", "measure a build with one process and with all", fields % "bench")
+    bench.add_argument("recipe", type=Path, help=recipe)
+    _add_processes(bench)
 
     show = add("show", "print the ledger of a corpus")
     show.add_argument("corpus", type=Path, help="a folder that `gpt-jax data build` made")
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--processes", type=int, default=0, metavar="N", help="at work at a time (0: all cores)"
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpt_jax.cli import main
+from gpt_jax.paths import user_path
 
 RECIPE = """
 from gpt_jax.data.recipe import Recipe, Source, Vocabulary
@@ -98,3 +99,36 @@ def test_a_recipe_is_no_experiment_and_an_experiment_no_recipe(recipe, root, cap
 def test_a_ledger_that_is_not_there_is_named(tmp_path, capsys):
     assert main(["data", "show", str(tmp_path)]) == 1
     assert "a corpus has a ledger.json" in capsys.readouterr().err
+
+
+def test_the_rates_of_a_build_are_measured_and_nothing_is_left(
+    recipe, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    assert main(["data", "bench", recipe, "--processes", "2"]) == 0
+    table = capsys.readouterr().out
+    assert "2 processes" in table
+    assert "write shards" in table
+    assert [*(tmp_path / "temporary").iterdir()] == []
+
+
+def test_a_corpus_goes_to_a_bucket_and_is_not_replaced_there(
+    recipe, server, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    out = "gs://bucket-of-tests/corpora/small"
+    for _ in range(2):
+        assert main(["data", "build", recipe, "--out", out]) == 0
+    here = {
+        path.relative_to(tmp_path / "corpora/small").as_posix(): path.read_bytes()
+        for path in (tmp_path / "corpora/small").rglob("*")
+        if path.is_file()
+    }
+    there = user_path(out)
+    assert {name: (there / name).read_bytes() for name in here} == here
+    assert main(["data", "show", out]) == 0
+    capsys.readouterr()
+    assert main(["data", "build", recipe, "--out", out, "--validation-fraction", "0.5"]) == 1
+    assert "a corpus in a bucket is never replaced" in capsys.readouterr().err
+    assert {name: (there / name).read_bytes() for name in here} == here

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpt_jax.config import require
+from gpt_jax.data import cache
 from gpt_jax.data.build.runner import PARTIAL, write_json
 from gpt_jax.data.built import FORMAT, BuiltCorpus, BuiltSource
-from gpt_jax.data.cache import sync_tree
 from gpt_jax.data.recipe import Recipe
 from gpt_jax.data.shards import ShardIndex
+from gpt_jax.paths import in_bucket, told_of_buckets
 
 OLD = ".old-"
 
@@ -54,7 +56,7 @@ def publish(recipe: Recipe, out: Path, content: Content, ledger: dict[str, Any])
     write_json(partial / "recipe.json", dataclasses.asdict(recipe))
     write_json(partial / "ledger.json", ledger)
     write_json(partial / "corpus.json", dataclasses.asdict(corpus))
-    sync_tree(partial)
+    cache.sync_tree(partial)
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
@@ -67,6 +69,23 @@ def restore(out: Path) -> None:
     old = out.with_name(f"{OLD}{out.name}")
     if old.exists() and not out.exists():
         old.rename(out)
+
+
+def share_corpus(local: Path, out: Path) -> None:
+    """Give the bucket that `out` is in a corpus that was made here, of the same name.
+
+    Raises InputError where another corpus is there: runs may be training on it.
+    """
+    if not in_bucket(out):
+        return
+    record = (local / "corpus.json").read_text()
+    with told_of_buckets():
+        there = (out / "corpus.json").read_text() if (out / "corpus.json").exists() else record
+    require(
+        there == record,
+        f"a corpus in a bucket is never replaced, and {out} holds another: name a new one (--out).",
+    )
+    cache.share(str(out.parent), local)
 
 
 def _link(path: Path, to: Path) -> None:

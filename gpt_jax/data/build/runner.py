@@ -74,6 +74,8 @@ class Runner:
         self.goes_on = not self._ended.exists()
         """Whether the last build here was stopped before its end, if there was one."""
         self._ended.unlink(missing_ok=True)
+        self.seconds: dict[str, float] = {}
+        """What each step took, of those that had anything to do."""
         self._exit = contextlib.ExitStack()
         self._executor: Executor | None = None
 
@@ -109,6 +111,8 @@ class Runner:
                 for _ in self._done(missing):
                     progress.advance(task)
         seconds = time.perf_counter() - begun
+        if missing:
+            self.seconds[what] = seconds
         took = f"{seconds:8.1f} s" if missing else "  as before"
         self.console.print(
             f"{what:<34}{len(jobs):>6} {'jobs' if len(jobs) > 1 else 'job ':<5}{took}"
@@ -125,10 +129,20 @@ class Runner:
             for job in jobs:
                 yield _do(job)
             return
+        for future in as_completed([self._pool().submit(_do, job) for job in jobs]):
+            yield future.result()
+
+    def _pool(self) -> Executor:
         if not self._executor:
             self._executor = self._exit.enter_context(pool(self.processes))
-        for future in as_completed([self._executor.submit(_do, job) for job in jobs]):
-            yield future.result()
+        return self._executor
+
+    def start(self) -> None:
+        """Have the processes there before there is work for them."""
+        if self.processes > 1:
+            naps = [self._pool().submit(time.sleep, 0.2) for _ in range(self.processes)]
+            for nap in naps:
+                nap.result()
 
 
 def _do(job: Job) -> None:

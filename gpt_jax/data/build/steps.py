@@ -41,17 +41,22 @@ def build(recipe: Recipe, out: Path, processes: int, console: Console) -> Ledger
             f"a corpus is built in a new folder, or in place of an older corpus, and {out} is "
             "neither: name another (--out).",
         )
-        state = read_sources(runner, recipe)
-        steps = {"read": state}
-        for name, step in FILTERS.items():
-            if name in recipe.steps:
-                steps[name] = state = step(runner, recipe, state)
-        content = Content()
-        if recipe.keep_text:
-            content.documents = keep_text(runner, state)
-        if recipe.vocabulary.tokenizer != "none":
-            content.tokenizer = make_tokenizer(runner, recipe, state)
-            content.shards = write_shards(runner, recipe, state, content.tokenizer)
-        ledger = as_ledger(recipe, steps, content)
+        content, ledger = take_steps(runner, recipe)
         publish(recipe, out, content, ledger)
     return ledger
+
+
+def take_steps(runner: Runner, recipe: Recipe) -> tuple[Content, Ledger]:
+    """All that a corpus is made of, and what became of its sources."""
+    state = read_sources(runner, recipe)
+    steps = {"read": state}
+    for name, step in FILTERS.items():
+        if name in recipe.steps:
+            steps[name] = state = step(runner, recipe, state)
+    content = Content()
+    if recipe.keep_text:
+        content.documents = keep_text(runner, state)
+    if recipe.vocabulary.tokenizer != "none":
+        content.tokenizer = make_tokenizer(runner, recipe, state)
+        content.shards = write_shards(runner, recipe, state, content.tokenizer)
+    return content, as_ledger(recipe, steps, content)
