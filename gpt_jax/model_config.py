@@ -24,7 +24,7 @@ class ModelConfig:
     """
 
     vocab_size: int = 0
-    """Tokens that exist. 0: as many as the tokenizer has (bytes, characters, a given .model)."""
+    """Tokens that exist. 0: as many as the tokenizer has, unless that is yet to be trained."""
     context_length: int = 256
     """Positions the model knows: the longest sequence that it can read, in tokens."""
     num_layers: int = 4

@@ -183,7 +183,13 @@ class Display:
         if not self._console.is_terminal:
             self.say(line)
         if "val_loss" in record:
+            by_source = [
+                f"{name.removeprefix('val_loss/')} {value:.4f}"
+                for name, value in record.items()
+                if name.startswith("val_loss/")
+            ]
             self.say(
                 f"step {step:,}: validation loss {record['val_loss']:.4f}, perplexity "
                 f"{record['val_perplexity']:.2f}, {record['val_bits_per_byte']:.4f} bits per byte"
+                + (f" (loss of {', '.join(by_source)})" if by_source else "")
             )

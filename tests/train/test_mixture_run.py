@@ -60,6 +60,10 @@ def test_a_run_on_a_mixture_goes_on_bit_for_bit(tiny, corpus, tmp_path, monkeypa
         if "val_loss" in line:
             losses = [line[f"val_loss/{name}"] for name in "abc"]
             assert min(losses) < line["val_loss"] < max(losses)
+            parts = ", ".join(
+                f"{name} {loss:.4f}" for name, loss in zip("abc", losses, strict=True)
+            )
+            assert f"bits per byte (loss of {parts})\n" in out
     config = load_experiment(tiny, words(corpus))
     mixture = open_mixture(open_built(config), config)
     expected = mixture.at(np.arange(STEPS * BATCH_TOKENS // 32))["inputs"]
