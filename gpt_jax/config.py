@@ -93,8 +93,8 @@ class DataConfig:
         )
         require(
             not self.corpus or self.tokenizer not in ("bytes", "characters"),
-            f"a corpus has its own tokenizer, and {self.tokenizer!r} cannot be it: leave "
-            "data.tokenizer out.",
+            f"a corpus has its own tokenizer, and data.tokenizer={self.tokenizer!r} asks for "
+            "another: leave it at its default (--data.tokenizer sentencepiece).",
         )
         require(
             bool(self.corpus) or not self.mixture,

@@ -343,7 +343,10 @@ def test_several_slices(cloud, said):
         (["--mesh.data", "4"], "must use all chips, 8 in 1 x v5p-16, and it is data 4"),
         (["--mesh.fsdp", "3"], "must use all chips, 8 in 1 x v5p-16, and it is data -1 x fsdp 3"),
         (["--data.files", "x/*.txt"], "data.files is 'x/*.txt' on this machine: `gcloud storage"),
-        (["--data.corpus", "corpora/x"], "data.corpus is 'corpora/x' on this machine: `gcloud"),
+        (
+            ["--data.corpus", "c/x", "--data.files", "--data.tokenizer", "sentencepiece"],
+            "data.corpus is 'c/x' on this machine: `gcloud",
+        ),
         (["--init-from", "runs/y"], "init_from is 'runs/y' on this machine: `gcloud storage"),
         (["--data.tokenizer", "a/b.model"], "give --data.tokenizer gs://BUCKET/data/..."),
         (["--name", "X_1"], "--name must be of lower-case letters, digits and hyphens"),
