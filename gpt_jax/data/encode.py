@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -107,22 +108,26 @@ def encode_in_order(
             waiting.append((label, texts))
             yield texts
 
-    with workers.pool(processes, _load, folder) as executor:
-        for batch in workers.in_order(executor, _encode, drawn(), AHEAD * processes):
+    work = functools.partial(_encode, folder)
+    with workers.pool(processes, _start, folder) as executor:
+        for batch in workers.in_order(executor, work, drawn(), AHEAD * processes):
             yield *waiting.popleft(), batch
 
 
-_tokenizer: Tokenizer | None = None
-"""In a worker: the one that it was started with."""
+@functools.lru_cache(maxsize=1)
+def loaded(folder: Path) -> Tokenizer:
+    """The tokenizer that was saved in `folder`, once in a process: for work in many pieces.
+
+    It goes on with the words that it remembers. What is in the folder must not change.
+    """
+    return load_tokenizer(folder)
 
 
-def _load(folder: Path) -> None:
-    global _tokenizer
+def _start(folder: Path) -> None:
     # There is a process a core already: the library's own threads would be in the way.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _tokenizer = load_tokenizer(folder)
+    loaded(folder)
 
 
-def _encode(texts: list[str]) -> TokenBatch:
-    assert _tokenizer is not None
-    return encode(texts, _tokenizer)
+def _encode(folder: Path, texts: list[str]) -> TokenBatch:
+    return encode(texts, loaded(folder))

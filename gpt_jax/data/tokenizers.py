@@ -222,8 +222,9 @@ class SentencePieceTokenizer(Tokenizer):
         # nothing of the next, and what was merged before can be looked up: the ids are those of
         # the whole text in half the time. (Only BPE has ranks for scores. Unigram adds up
         # logarithms, and how a sum is rounded depends on what stands around.)
-        texts = [processor.id_to_piece(i).replace(SPACE_MARK, " ") for i in _written(processor)]
-        ranked = all(processor.get_score(i).is_integer() for i in _written(processor))
+        written = _written(processor)
+        texts = [processor.id_to_piece(i).replace(SPACE_MARK, " ") for i in written]
+        ranked = all(processor.get_score(i).is_integer() for i in written)
         whole = (cut for cut in CUTS if all(len(cut.findall(text)) == 1 for text in texts))
         newline = processor.encode("\n") == [processor.piece_to_id("\n")]
         self._cut = next(whole, None) if ranked and newline else None

@@ -50,7 +50,8 @@ def read_sources(runner: Runner, recipe: Recipe) -> State:
             any(one["documents"] for one in found),
             f"every source needs text, and {name!r} has none: see its files, and its text_field.",
         )
-    key = digest_of([[name, one["sha256"]] for name, found in tallies.items() for one in found])
+    texts = [[name, one["sha256"]] for name, found in tallies.items() for one in found]
+    key = digest_of([texts, recipe.part_bytes])  # jobs of all later steps are numbered by part
     summed = {name: total(found) for name, found in tallies.items()}
     return State(tuple(parts), summed, key)
 

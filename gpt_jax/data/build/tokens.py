@@ -13,7 +13,7 @@ from gpt_jax.data.build.ledger import State
 from gpt_jax.data.build.runner import Job, Result, Runner, atomic, digest_of
 from gpt_jax.data.build.sample import at_most, drawn, excerpts, rates, read_drawn
 from gpt_jax.data.cache import new_folder
-from gpt_jax.data.encode import batches, encode
+from gpt_jax.data.encode import batches, encode, loaded
 from gpt_jax.data.recipe import Recipe, Vocabulary
 from gpt_jax.data.shards import FORMAT, ShardIndex, ShardWriter, read_index
 from gpt_jax.data.sources import Document, held_out
@@ -42,8 +42,8 @@ def make_tokenizer(runner: Runner, recipe: Recipe, state: State) -> Path:
         return folder / "tokenizer"
     weights = [source.weight for source in recipe.sources]
     sizes = [state.tallies[source.name]["bytes"] for source in recipe.sources]
-    made_from = [state.key, weights, dataclasses.asdict(recipe.vocabulary), recipe.seed]
-    folder = runner.folder("tokenizer", made_from)
+    made_from = [weights, dataclasses.asdict(recipe.vocabulary), recipe.validation_fraction]
+    folder = runner.folder("tokenizer", [state.key, recipe.seed, *made_from])
     of_source = dict(
         zip(state.tallies, rates(sizes, weights, recipe.vocabulary.sample_bytes), strict=True)
     )
@@ -131,7 +131,7 @@ def write_part(folder: Path, part: Part, tokenizer_folder: Path, recipe: Recipe)
     """The shards of a part, one for each side of the split that has any text."""
     if folder.exists():  # its writer was killed before it could say so
         return {side: {} for side in SIDES if (folder / side).exists()}
-    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer = loaded(tokenizer_folder)
     sided = ((SIDES[is_held_out(document, recipe)], document.text) for document in part.read())
     with new_folder(folder) as partial, contextlib.ExitStack() as open_files:
         writers: dict[str, ShardWriter] = {}

@@ -253,3 +253,13 @@ def test_killed_while_the_corpus_takes_its_place(texts, tmp_path, monkeypatch, m
     build(recipe, out, 1, QUIET)
     assert load_tokenizer(out).kind == "bytes"
     assert {path.name for path in tmp_path.iterdir()} == {"corpus", "corpus.work", "texts"}
+
+
+@pytest.mark.parametrize("changed", [{"part_bytes": 2500}, {"validation_fraction": 0.6}], ids=str)
+def test_what_an_older_build_left_changes_nothing(texts, tmp_path, changed):
+    """Where the recipe differs in what a step depends on, its jobs are done anew."""
+    one_file = {"sources": (Source("lines", (str(texts / "*.jsonl"),), "body"),)}
+    build(recipe_of(texts, **one_file), tmp_path / "a", 1, QUIET)
+    for name in ("a", "b"):
+        build(recipe_of(texts, **one_file, **changed), tmp_path / name, 1, QUIET)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
