@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Iterator
@@ -68,7 +69,8 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | InvalidText]]
 def rows(path: Path, column: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number from 0, the row) of a Parquet file; with `column`, of it alone.
 
-    No more than a row group is in memory. Text that is not UTF-8 gives bytes.
+    In memory are a row group's columns as they are stored, packed, and ROWS as they are read.
+    Text that is not UTF-8 gives bytes.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -82,7 +84,11 @@ def rows(path: Path, column: str | None = None) -> Iterator[tuple[int, dict[str,
             f"{path} has no column {column!r}: {nearest(column or '', schema.names)}",
         )
         names = None if column is None else [column]
-        for batch in file.iter_batches(ROWS, columns=names, use_threads=False):
+        groups = (
+            file.iter_batches(ROWS, row_groups=[group], columns=names, use_threads=False)
+            for group in range(file.num_row_groups)
+        )
+        for batch in itertools.chain.from_iterable(groups):
             for i, field in enumerate(batch.schema):
                 if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
                     # Arrow does not check what a file claims to be UTF-8.
@@ -100,8 +106,8 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
-            f"every file of the corpus must be readable, and {path} is not ({error}): repair "
-            "it or leave it out of --data.files."
+            f"every file of the corpus must be readable, and {path} is not "
+            f"({' '.join(str(error).split())}): repair it or leave it out of --data.files."
         ) from error
 
 
@@ -160,4 +166,4 @@ def _told_of_arrow() -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter of text within records
-        raise OSError(" ".join(str(error).split())) from error
+        raise OSError(str(error)) from error

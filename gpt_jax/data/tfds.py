@@ -318,7 +318,7 @@ def _array_records(path: Path, start: int, stop: int) -> Iterator[bytes]:
             yield from reader.read(first, min(first + BATCH, stop))
         reader.close()
     except (RuntimeError, ValueError) as error:
-        raise OSError(" ".join(str(error).split())[:200]) from error
+        raise OSError(str(error)[:200]) from error
 
 
 def _tf_records(path: Path) -> Iterator[bytes]:
