@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt_jax.config import require
-from gpt_jax.data.build.ledger import Ledger, as_table, dropped_lines, read_ledger
+from gpt_jax.data.build.ledger import Ledger, as_table, read_ledger, said_lines
 from gpt_jax.data.build.publish import share_corpus
 from gpt_jax.data.build.runner import Runner
 from gpt_jax.data.build.steps import build, take_steps
@@ -73,5 +73,5 @@ def run_show(options: argparse.Namespace) -> None:
 def show(ledger: Ledger, console: Console) -> None:
     """The ledger's table, and a line for each reason that text was dropped for."""
     console.print(as_table(ledger))
-    for line in dropped_lines(ledger):
+    for line in said_lines(ledger):
         console.print(line, soft_wrap=True, markup=False, highlight=False)

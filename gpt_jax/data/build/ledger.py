@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from gpt_jax.data.recipe import Recipe
 from gpt_jax.data.tokenizers import load_tokenizer
 from gpt_jax.paths import user_path
 
+PACKAGES = ("numpy", "scipy", "pyarrow", "sentencepiece")
+"""What the bytes of a corpus may depend on beside the recipe and the text."""
 EXAMPLES = 5
 """Of each reason for dropping a document, kept for each source and step."""
 
@@ -99,6 +102,7 @@ def as_ledger(recipe: Recipe, steps: Mapping[str, State], content: Content) -> L
         "tokenizer": tokenizer and {"sha256": tokenizer.digest, "vocab_size": tokenizer.vocab_size},
         "steps": {step: {"key": state.key, **state.notes} for step, state in steps.items()},
         "sources": sources,
+        "versions": {package: version(package) for package in PACKAGES},
     }
 
 
@@ -133,8 +137,15 @@ def as_table(ledger: Mapping[str, Any]) -> Table:
     return table
 
 
-def dropped_lines(ledger: Mapping[str, Any]) -> Iterable[str]:
-    """A line for each reason that text was dropped for, with an example."""
+def said_lines(ledger: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each thing that a step found out, and for each reason that it dropped text for."""
+    for step, found in ledger["steps"].items():
+        for name, value in found.items():
+            if isinstance(value, int | float):
+                yield f"{step}: {name.replace('_', ' ')} {value:,}"
+            elif name != "sha256" and isinstance(value, dict):
+                for part, figures in value.items():
+                    yield f"{step}: {name} {part}: {_listed(figures)}"
     for name, source in ledger["sources"].items():
         for step, counts in source["steps"].items():
             for reason, row in counts["dropped"].items():
@@ -143,3 +154,9 @@ def dropped_lines(ledger: Mapping[str, Any]) -> Iterable[str]:
                     f"{step}: {name}: {what}{row['bytes'] / 1e6:,.2f} MB {reason}, such as "
                     f"{row['examples'][0]}"
                 )
+
+
+def _listed(figures: Mapping[str, Any]) -> str:
+    """Names and numbers of a record, in one line."""
+    numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    return ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in numbers.items())

@@ -50,10 +50,10 @@ def read_sources(runner: Runner, recipe: Recipe) -> State:
             any(one["documents"] for one in found),
             f"every source needs text, and {name!r} has none: see its files, and its text_field.",
         )
-    texts = [[name, one["sha256"]] for name, found in tallies.items() for one in found]
-    key = digest_of([texts, recipe.part_bytes])  # jobs of all later steps are numbered by part
+    digests = {name: digest_of([one["sha256"] for one in found]) for name, found in tallies.items()}
+    key = digest_of([digests, recipe.part_bytes])  # jobs of all later steps are numbered by part
     summed = {name: total(found) for name, found in tallies.items()}
-    return State(tuple(parts), summed, key)
+    return State(tuple(parts), summed, key, {"sha256": digests})
 
 
 def groups(found: Sequence[Piece], limit: int) -> Iterator[list[Piece]]:
