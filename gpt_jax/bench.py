@@ -52,7 +52,15 @@ def measure(config: Config) -> Figures:
     endless = dataclasses.replace(
         config.train, ramp_start_tokens=0, ramp_tokens=0, total_tokens=10**15
     )
-    config = dataclasses.replace(config, train=endless)
+    # Examples are stood for by windows, of which attention keeps the documents apart as well.
+    windows = dataclasses.replace(
+        config.data,
+        prompt="",
+        target="",
+        too_long="drop",
+        isolate_documents=config.data.segmented,
+    )
+    config = dataclasses.replace(config, train=endless, data=windows)
     program, schedule = Program(config), BatchSchedule.of(config)
     samples = Windows.of(_random_shards(config), config)
     batches = train_batches(samples, schedule, program.rows, program.num_micro)

@@ -229,10 +229,11 @@ def _train_here(config: Config, options: argparse.Namespace, overrides: Sequence
             return
         metrics, prompt = outcome.metrics, outcome.config.train.sample_prompt
         same = "all held-out text" if outcome.config.train.eval_tokens else "the same text"
+        gzip = outcome.gzip_bits_per_byte
         print(
             f"\nvalidation loss {metrics['val_loss']:.4f}, perplexity "
-            f"{metrics['val_perplexity']:.2f}, {metrics['val_bits_per_byte']:.4f} bits per byte "
-            f"(gzip -9 on {same}: {outcome.gzip_bits_per_byte:.4f})\n",
+            f"{metrics['val_perplexity']:.2f}, {metrics['val_bits_per_byte']:.4f} bits per byte"
+            f"{f' (gzip -9 on {same}: {gzip:.4f})' if gzip else ''}\n",
             flush=True,
         )
         try:

@@ -22,6 +22,7 @@ from gpt_jax.fields import (  # noqa: F401 (all rooms have them from here)
     from_dict,
     nearest,
     read_shares,
+    read_template,
     require,
     require_positive,
     require_range,
@@ -54,6 +55,15 @@ class DataConfig:
     """What the sources of the corpus weigh in the training samples, relative to each other, where
     it is not what the corpus says: SOURCE=WEIGHT from the start on, SOURCE=WEIGHT@TOKENS from so
     many tokens on; 0 leaves a source out. A corpus without weights: each by its size."""
+    prompt: str = ""
+    """With `target`: each record is an example, and not text. This is what is read of it: a
+    template with fields in braces, such as "Review: {text}\\nSentiment:"; {a[b]} is b within a."""
+    target: str = ""
+    """What is learned to be written after the prompt, such as " {label}": the loss is of it alone.
+    Several examples share a sequence; none sees another."""
+    too_long: Literal["drop", "error", "cut_prompt_start", "cut_target_end"] = "drop"
+    """An example longer than a sequence is left out, is an error, or loses the beginning of its
+    prompt or the end of its target. How many there are is told before training starts."""
     tokenizer: str = "sentencepiece"
     """sentencepiece (BPE trained on the training text), bytes, characters, a .model file, or a
     folder: a run's tokenizer/, or one with tokenizer files in the Hugging Face format."""
@@ -84,6 +94,7 @@ class DataConfig:
             f"file, or that of a folder, with a slash in it, and it is {self.tokenizer!r}.",
         )
         self._check_corpus()
+        self._check_examples()
 
     def _check_corpus(self) -> None:
         require(
@@ -101,6 +112,33 @@ class DataConfig:
             "data.mixture weighs the sources of a corpus, and data.corpus names none.",
         )
         read_shares(self.mixture)
+
+    def _check_examples(self) -> None:
+        fields = [field for _, field in read_template(self.target) if field]
+        require(
+            bool(read_template(self.prompt)) == bool(self.target) == bool(fields),
+            "an example is a prompt and a target, two templates of which the target names a field "
+            f"in braces, and they are {self.prompt!r} and {self.target!r}.",
+        )
+        require(
+            self.supervised or self.too_long == "drop",
+            f"data.too_long={self.too_long!r} is of prompts and targets, and there are none.",
+        )
+        require(
+            not self.supervised or not (self.corpus or self.split == "position"),
+            "examples come from data.files and are held out whole: not by position, nor from a "
+            "corpus that was built.",
+        )
+
+    @property
+    def supervised(self) -> bool:
+        """Whether what is learned are examples, prompts with targets, and not text."""
+        return bool(self.prompt)
+
+    @property
+    def segmented(self) -> bool:
+        """Whether attention stops at borders within a sequence."""
+        return self.isolate_documents or self.supervised
 
     @property
     def shares(self) -> tuple[Share, ...]:

@@ -7,6 +7,7 @@ import difflib
 import functools
 import itertools
 import re
+import string
 import types
 import typing
 from collections.abc import Mapping
@@ -75,6 +76,35 @@ def read_shares(entries: typing.Iterable[str]) -> tuple[Share, ...]:
         f"a mixture weighs a source once at a time, and here is one twice: {', '.join(entries)}.",
     )
     return tuple(shares)
+
+
+def read_template(template: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(text, the field that follows it) of each part of a template; () where none does.
+
+    Fields stand in braces, {a[b]} for b within a, and braces of the text are doubled, as in
+    str.format. Nothing else of it is known, so that a field is only ever looked up. Raises
+    InputError for a template that is none.
+    """
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise InputError(
+            f"braces of a template are closed, or doubled where they are text, and in {template!r}"
+            f" they are not ({error})."
+        ) from error
+    parts = []
+    for text, name, form, conversion in parsed:
+        found = re.fullmatch(r"([^\[\]]+)((?:\[[^\[\]]+\])*)", name or "")
+        if name is None:
+            parts.append((text, ()))
+            continue
+        if found is None or form or conversion:
+            raise InputError(
+                "a template names fields as {a}, or {a[b]} for b within a, without a format, and "
+                f"{template!r} has another: {name!r}."
+            )
+        parts.append((text, (found[1], *re.findall(r"[^\[\]]+", found[2]))))
+    return tuple(parts)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -57,6 +57,22 @@ from gpt_jax.config import (
         (DataConfig, {"corpus": "c", "files": ("a",)}, "both are given: c and a"),
         (DataConfig, {"corpus": "c", "tokenizer": "bytes"}, "own tokenizer, and .*'bytes' asks"),
         (DataConfig, {"mixture": ("web=1",)}, "and data.corpus names none"),
+        (DataConfig, {"prompt": "{a}"}, "two templates .* they are '{a}' and ''"),
+        (DataConfig, {"target": "{b}"}, "two templates .* they are '' and '{b}'"),
+        (DataConfig, {"prompt": "a", "target": "b"}, "the target names a field"),
+        (DataConfig, {"prompt": "{", "target": "{b}"}, r"in '\{' they are not \(Single"),
+        (DataConfig, {"prompt": "{a!r}", "target": "{b}"}, "'{a!r}' has another: 'a'"),
+        (DataConfig, {"prompt": "{a:>3}", "target": "{b}"}, "without a format"),
+        (DataConfig, {"prompt": "{}", "target": "{b}"}, "'{}' has another: ''"),
+        (DataConfig, {"prompt": "{a[}", "target": "{b}"}, "they are not"),
+        (DataConfig, {"prompt": "{a[b].c}", "target": "{b}"}, "has another"),
+        (DataConfig, {"too_long": "error"}, "'error' is of prompts and targets"),
+        (
+            DataConfig,
+            {"prompt": "a", "target": "{b}", "split": "position"},
+            "held out whole: not by position",
+        ),
+        (DataConfig, {"prompt": "a", "target": "{b}", "corpus": "c"}, "corpus that was built"),
         *(
             (DataConfig, {"corpus": "c", "mixture": (entry,)}, f"there is {entry!r}")
             for entry in (

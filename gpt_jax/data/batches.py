@@ -79,10 +79,7 @@ class Windows(Samples):
 
     def order(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(epoch, window) of each sample, int64, of the shape of `samples`."""
-        epoch, place = np.divmod(samples.astype(np.uint64), np.uint64(self.num_samples))
-        seed = np.array([self.seed % (1 << 64)], np.uint64)
-        window = _permute(place, self.num_samples, key=mix64(mix64(seed) + epoch))
-        return epoch.astype(np.int64), window.astype(np.int64)
+        return in_epochs(samples, self.num_samples, self.seed)
 
     def at(self, samples: np.ndarray) -> Batch:
         """The windows of these samples.
@@ -276,6 +273,14 @@ def _read_ring(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarra
     over = np.flatnonzero(starts >= len(view))
     rows[over] = tokens[(starts[over, None] + np.arange(length)) % len(tokens)]
     return rows
+
+
+def in_epochs(samples: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(epoch, place in [0, size)) of each sample, int64: each epoch is a permutation by itself."""
+    epoch, place = np.divmod(samples.astype(np.uint64), np.uint64(size))
+    mixed = mix64(np.array([seed % (1 << 64)], np.uint64))
+    place = _permute(place, size, key=mix64(mixed + epoch))
+    return epoch.astype(np.int64), place.astype(np.int64)
 
 
 def _permute(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:

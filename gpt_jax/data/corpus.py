@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt_jax.config import Config, from_dict, require
+from gpt_jax.config import Config, DataConfig, from_dict, require
 from gpt_jax.data import cache, shards
 from gpt_jax.data.encode import batches, encode_in_order, processes_for
+from gpt_jax.data.examples import examples
 from gpt_jax.data.shards import ShardWriter, TokenShards
-from gpt_jax.data.sources import Document, content_id, documents, held_out
+from gpt_jax.data.sources import Document, content_id, documents, held_out, is_held_out
 from gpt_jax.data.tokenizers import (
     ByteTokenizer,
     CharacterTokenizer,
@@ -116,7 +117,7 @@ def _survey(config: Config) -> _Survey:
     """Read the documents, unless those of a bucket have been read before and are the same."""
     data, known_by = config.data, content_id(config.data)
     characters = data.tokenizer == CharacterTokenizer.kind
-    made_from = [known_by, data.split, data.validation_fraction, characters]
+    made_from = [known_by, data.split, data.validation_fraction, characters, *_templates(data)]
     key = f"survey-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]}.json"
     if known_by and (said := cache.recall(data.cache_dir, key)):
         return from_dict(_Survey, said)
@@ -128,7 +129,7 @@ def _survey(config: Config) -> _Survey:
 
 def _read_all(config: Config) -> _Survey:
     survey, digest, characters = _Survey(), hashlib.sha256(), set[str]()
-    for document in _digested(documents(config.data), digest):
+    for document in _digested(_documents(config.data), digest):
         train, validation = held_out(document, config.data)
         survey.documents += 1
         survey.train_bytes += len(train.encode())
@@ -155,9 +156,31 @@ def _digested(found: Iterable[Document], digest: hashlib._Hash) -> Iterator[Docu
         yield document
 
 
+def _documents(data: DataConfig) -> Iterator[Document]:
+    """The documents of text, or prompts and targets by turns: the two of an example have its name.
+
+    An empty one is a document too.
+    """
+    if not data.supervised:
+        yield from documents(data)
+        return
+    for name, prompt, target in examples(data):
+        yield Document(name, prompt)
+        yield Document(name, target)
+
+
+def _templates(data: DataConfig) -> list[str]:
+    """What makes documents of records, where it is not the text in them."""
+    return [data.prompt, data.target] if data.supervised else []
+
+
 def _sides(found: Iterable[Document], config: Config) -> Iterator[tuple[str, str]]:
     """(split, text) of each document, or of both its parts."""
     for document in found:
+        if config.data.supervised:
+            held = is_held_out(document.name, config.data.validation_fraction)
+            yield "validation" if held else "train", document.text
+            continue
         train, validation = held_out(document, config.data)
         if train:
             yield "train", train
@@ -205,13 +228,15 @@ def _key(config: Config, survey: _Survey, chosen: Tokenizer | None) -> str:
         if chosen
         else [data.tokenizer, config.model.vocab_size, data.tokenizer_sample_bytes],
     }
+    if data.supervised:
+        made_from["templates"] = _templates(data)
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
 
 
 def _train(config: Config, progress: Callable[[str], None]) -> Tokenizer:
     data, size = config.data, config.model.vocab_size
     progress(f"training a SentencePiece tokenizer of {size} tokens")
-    texts = (held_out(document, data)[0] for document in documents(data))
+    texts = (held_out(document, data)[0] for document in _documents(data))
     return train_sentencepiece(texts, size, data.tokenizer_sample_bytes)
 
 
@@ -227,10 +252,11 @@ def _write(
     digest, total, reported = hashlib.sha256(), survey.train_bytes + survey.validation_bytes, 0
     with (
         ShardWriter(folder / "train", tokenizer) as train,
-        ShardWriter(folder / "validation", tokenizer, measure_gzip=True) as validation,
+        # What gzip makes of prompts and targets together says nothing of the targets.
+        ShardWriter(folder / "validation", tokenizer, not config.data.supervised) as validation,
     ):
         writers = {"train": train, "validation": validation}
-        sides = _sides(_digested(documents(config.data), digest), config)
+        sides = _sides(_digested(_documents(config.data), digest), config)
         processes = processes_for(tokenizer, total)
         for split, texts, batch in encode_in_order(batches(sides), tokenizer, folder, processes):
             writers[split].add_batch(texts, batch)

@@ -249,6 +249,18 @@ class TokenShards:
             start, stop = start - len(tokens), stop - len(tokens)
         return np.concatenate(parts)
 
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """The tokens at `places` (N,), counted through all shards; (N,) int32."""
+        if len(self.tokens) == 1:
+            return self.tokens[0][places].astype(np.int32)
+        first = np.cumsum([0, *map(len, self.tokens)])
+        shard = np.searchsorted(first, places, side="right") - 1
+        taken = np.empty(len(places), np.int32)
+        for i in np.unique(shard):
+            mine = shard == i
+            taken[mine] = self.tokens[i][places[mine] - first[i]]
+        return taken
+
 
 def _recalled(folder: Path) -> dict[str, list[str]]:
     """What `verify` found here before: a version and the digest of each shard that was intact."""

@@ -165,8 +165,13 @@ def held_out(document: Document, config: DataConfig) -> tuple[str, str]:
     if config.split == "position":
         cut = int(len(text) * (1 - config.validation_fraction))
         return text[:cut], text[cut:]
-    draw = int.from_bytes(hashlib.sha256(document.name.encode()).digest()[:8], "big") / 2**64
-    return ("", text) if draw < config.validation_fraction else (text, "")
+    return ("", text) if is_held_out(document.name, config.validation_fraction) else (text, "")
+
+
+def is_held_out(name: str, fraction: float) -> bool:
+    """Whether a document of this name is among those held out, of which there is this part."""
+    draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    return draw < fraction
 
 
 def content_id(config: DataConfig) -> str | None:

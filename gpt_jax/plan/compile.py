@@ -102,7 +102,7 @@ def _digest(config: Config, target: Target, full: bool) -> str:
     parts = (config.model, config.optimizer, config.train, config.mesh)
     made_from = {
         "program": [dataclasses.asdict(part) for part in parts],
-        "data": [config.sequence_length, config.data.isolate_documents],
+        "data": [config.sequence_length, config.data.segmented, config.data.supervised],
         "options": config.compiler_options,
         "flags": os.environ.get("XLA_FLAGS", "") if target.is_local else "",
         "code": code_version(),

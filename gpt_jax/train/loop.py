@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from gpt_jax.config import Config, flatten, require
+from gpt_jax.data import supervised
 from gpt_jax.data.batches import (
+    Batch,
     Samples,
     TrainBatches,
     num_targets,
@@ -20,9 +22,15 @@ from gpt_jax.data.batches import (
     validation_bytes,
 )
 from gpt_jax.data.built import open_built
-from gpt_jax.data.corpus import Corpus, prepare
+from gpt_jax.data.corpus import PLAIN, Corpus, prepare
 from gpt_jax.data.mixture import Mixture, describe_mixture, open_mixture
 from gpt_jax.data.schedule import BatchSchedule
+from gpt_jax.data.supervised import (
+    Packed,
+    describe_examples,
+    held_out_examples,
+    training_examples,
+)
 from gpt_jax.flops import num_params
 from gpt_jax.model.pipeline import bubble, num_waiting
 from gpt_jax.parallel import hosts
@@ -48,7 +56,8 @@ class Outcome:
     stopped_by: str | None
     """The signal that asked it to end early, or None at the end of the run."""
     gzip_bits_per_byte: float
-    """What `gzip -9` makes of the validation text, to be compared with val_bits_per_byte."""
+    """What `gzip -9` makes of the validation text, to be compared with val_bits_per_byte; 0 of
+    examples, whose targets follow from their prompts."""
 
 
 @told_of_buckets()
@@ -70,7 +79,7 @@ def train(config: Config, workdir: Path) -> Outcome:
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
         if config.init_from and run.is_new:
             check_origin(config, corpus.tokenizer)
-        program, samples = Program(config), open_mixture(corpus, config)
+        program, samples = Program(config), _samples(corpus, config)
         keep = config.checkpoint
         with Checkpointer(run.checkpoints, keep.keep_last, keep.keep_best) as checkpointer:
             state, step, batches = _start(program, corpus, samples, checkpointer)
@@ -185,26 +194,46 @@ def _report(pending: _Pending, config: Config, log: MetricsLog, display: Display
     )
 
 
+def _samples(corpus: Corpus, config: Config) -> Mixture | Packed:
+    """What is trained on."""
+    if config.data.supervised:
+        return training_examples(corpus, config)
+    return open_mixture(corpus, config)
+
+
+def _held_out(program: Program, corpus: Corpus) -> Iterator[tuple[str, Iterator[Batch], int]]:
+    """(name, batches, UTF-8 bytes of their targets) of what is held out of each source."""
+    config, byte_lengths = program.config, corpus.tokenizer.byte_lengths
+    if config.data.supervised:
+        packed = held_out_examples(corpus, config)
+        batches = supervised.validation_batches(packed, config, program.rows, program.local_rows)
+        yield PLAIN, batches, supervised.validation_bytes(packed, config, byte_lengths)
+        return
+    for name, targets in num_targets(corpus.validation, config.train.eval_tokens).items():
+        split = corpus.validation[name]
+        batches = validation_batches(split, targets, config, program.rows, program.local_rows)
+        yield name, batches, validation_bytes(split, targets, byte_lengths)
+
+
 def evaluate(program: Program, params: Any, corpus: Corpus) -> Record:
     """Loss over the validation split, or over about `eval_tokens` tokens of it.
 
     val_loss in nats per token, val_perplexity = exp(val_loss), and val_bits_per_byte, nats over
     the UTF-8 bytes that the predicted tokens stand for, times log2(e): it can be compared across
-    tokenizers, and with gzip. Separators cost nats and stand for no bytes. Of several sources each
-    has its own too, as val_loss/SOURCE.
+    tokenizers, and with gzip. Separators cost nats and stand for no bytes. Of examples it is their
+    targets that count, with the separators after them. Of several sources each has its own too, as
+    val_loss/SOURCE.
     """
-    config, losses = program.config, {}
+    losses = {}
     nats = tokens = num_bytes = 0.0
-    for name, targets in num_targets(corpus.validation, config.train.eval_tokens).items():
-        split = corpus.validation[name]
-        batches = validation_batches(split, targets, config, program.rows, program.local_rows)
+    for name, batches, size in _held_out(program, corpus):
         sums = [program.eval_step(params, batch) for batch in batches]
         # Each batch's sum is float32; theirs is Python's, as there may be very many.
         of_source = math.fsum(float(batch.nats) for batch in sums)
         weight = math.fsum(float(batch.weight) for batch in sums)
         losses[f"val_loss/{name}"] = of_source / weight
         nats, tokens = nats + of_source, tokens + weight
-        num_bytes += validation_bytes(split, targets, corpus.tokenizer.byte_lengths)
+        num_bytes += size
     return {
         "val_loss": nats / tokens,
         "val_perplexity": math.exp(min(nats / tokens, 700.0)),
@@ -279,13 +308,9 @@ def _save(
     checkpointer.save(step, state.params, rest, meta, val_loss)
 
 
-def describe(program: Program, corpus: Corpus, samples: Mixture, step: int) -> str:
+def describe(program: Program, corpus: Corpus, samples: Mixture | Packed, step: int) -> str:
     """What is about to run, in a few lines for the terminal."""
     config, train = program.config, program.config.train
-    indexes = [shards.index for shards in corpus.train.values()]
-    tokens = sum(index.tokens for index in indexes)
-    held_out = sum(split.index.tokens for split in corpus.validation.values())
-    epochs = f", {train.total_tokens / tokens:.2f} epochs" if len(indexes) == 1 else ""
     axes = [f"{name} {size}" for name, size in program.mesh.shape.items() if size > 1]
     mesh = f", mesh {' x '.join(axes)}" if axes else ""
     many = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
@@ -293,15 +318,12 @@ def describe(program: Program, corpus: Corpus, samples: Mixture, step: int) -> s
     lines = [
         f"model   {num_params(config.model):,} parameters, vocabulary {config.model.vocab_size:,}, "
         f"{config.model.dtype}",
-        f"text    {sum(index.documents for index in indexes):,} documents, "
-        f"{sum(index.bytes for index in indexes) / 1e6:.1f} MB, {tokens:,} tokens; "
-        f"{held_out:,} tokens held out",
-        *describe_mixture(samples, corpus, BatchSchedule.of(config)),
+        *_describe_samples(corpus, samples, config),
         f"devices {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}{many}{mesh}",
         f"kernels {program.attention.describe(config.model)}",
         f"batch   {train.batch_tokens:,} tokens{ramp}: {program.num_micro} micro-batches of "
         f"{program.rows} x {config.sequence_length}",
-        f"run     {train.total_tokens:,} tokens{epochs}",
+        f"run     {train.total_tokens:,} tokens{_epochs(corpus, samples, config)}",
     ]
     stages = program.mesh.shape["pipeline"]
     if stages > 1:
@@ -318,3 +340,28 @@ def describe(program: Program, corpus: Corpus, samples: Mixture, step: int) -> s
     elif config.init_from:
         lines.append(f"start   the parameters of {config.init_from}")
     return "\n".join(lines)
+
+
+def _describe_samples(corpus: Corpus, samples: Mixture | Packed, config: Config) -> list[str]:
+    """What there is to learn from, in lines."""
+    indexes = [shards.index for shards in corpus.train.values()]
+    number = sum(index.documents for index in indexes)
+    held_out = sum(split.index.tokens for split in corpus.validation.values())
+    what = "prompts and targets" if config.data.supervised else "documents"
+    text = (
+        f"text    {number:,} {what}, {sum(index.bytes for index in indexes) / 1e6:.1f} MB, "
+        f"{sum(index.tokens for index in indexes):,} tokens; {held_out:,} tokens held out"
+    )
+    if isinstance(samples, Packed):
+        return [text, *describe_examples(samples, corpus, config)]
+    return [text, *describe_mixture(samples, corpus, BatchSchedule.of(config))]
+
+
+def _epochs(corpus: Corpus, samples: Mixture | Packed, config: Config) -> str:
+    """How often all of it will be read, where that is one number."""
+    if len(corpus.train) > 1:
+        return ""
+    tokens = sum(shards.index.tokens for shards in corpus.train.values())
+    if isinstance(samples, Packed):
+        tokens = samples.num_samples * samples.sequence_length
+    return f", {config.train.total_tokens / tokens:.2f} epochs"

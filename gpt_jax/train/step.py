@@ -35,15 +35,18 @@ def train_step(
     tx: optax.GradientTransformation,
     config: Config,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update from a batch of A micro-batches, arrays (A, B, T) and weights (A, B).
+    """One update from a batch of A micro-batches, arrays (A, B, T), weights (A, B) or (A, B, T).
 
-    Rows of weight 0 fill the batch up while it is still growing; micro-batches of nothing else
-    are not computed. An update that is not finite leaves parameters and optimizer as they were.
+    The loss is the mean over the tokens of the whole batch, each by its weight. Rows of weight 0
+    fill the batch up while it is still growing, and micro-batches of nothing else, at its end, are
+    not computed; all other rows are samples, by which the schedule goes, whatever their tokens
+    weigh. An update that is not finite leaves parameters and optimizer as they were.
     Returns the new state and scalars: loss (nats per token), gradient_norm (before clipping),
     learning_rate, skipped and skipped_in_row.
     """
-    length = batch["inputs"].shape[-1]
-    rows = (batch["weights"] > 0).sum()
+    weights, length = batch["weights"], batch["inputs"].shape[-1]
+    by_token = weights.ndim == 3
+    rows = ((weights > 0).any(-1) if by_token else weights > 0).sum()
     key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
 
     def objective(params: Any, index: Array) -> tuple[Array, Array]:
@@ -51,10 +54,11 @@ def train_step(
         rngs = {"dropout": jax.random.fold_in(key, index)}
         sums = batch_loss(model, params, micro, config.train, rngs)
         # Divided by the tokens of the whole batch: the micro-batches' gradients then just add up.
-        tokens = (batch["weights"].sum() * length).astype(jnp.float32)
+        tokens = (weights.sum() * (1 if by_token else length)).astype(jnp.float32)
         return sums.objective / tokens, sums.nats / tokens
 
-    loss, grads = _accumulate(objective, state.params, batch["weights"].sum(1) > 0)
+    filled_A = weights.sum(tuple(range(1, weights.ndim))) > 0
+    loss, grads = _accumulate(objective, state.params, filled_A)
     norm = optax.tree.norm(grads)
     samples = state.samples + rows.astype(jnp.int32)
     rate = learning_rate(config, samples)
@@ -82,7 +86,7 @@ def train_step(
 
 
 def _accumulate(objective: Callable, params: Any, filled_A: Array) -> tuple[Array, Any]:
-    """Sum of nats and of gradients over the micro-batches that hold anything, in order."""
+    """Sum of nats and of gradients over the micro-batches to the last that holds anything."""
     gradient = jax.value_and_grad(objective, has_aux=True)
     if filled_A.shape[0] == 1:
         (_, loss), grads = gradient(params, 0)
@@ -94,7 +98,8 @@ def _accumulate(objective: Callable, params: Any, filled_A: Array) -> tuple[Arra
 
     zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
     # The count is data, not shape: one compiled program serves a batch that grows.
-    return jax.lax.fori_loop(0, filled_A.sum(), add, zero)
+    count = jnp.where(filled_A, jnp.arange(1, filled_A.shape[0] + 1), 0).max()
+    return jax.lax.fori_loop(0, count, add, zero)
 
 
 def eval_step(params: Any, batch: Batch, *, model: GPT, config: Config) -> LossSums:
@@ -129,7 +134,7 @@ class Program:
             self.mesh.devices.flat[0],
             length=config.sequence_length,
             parts=self.mesh.shape["sequence"],
-            segmented=config.data.isolate_documents,
+            segmented=config.data.segmented,
         )
         self.model = GPT(dataclasses.replace(config.model, attention=self.attention.kernel))
         self.tx = make_optimizer(config.optimizer)
@@ -171,8 +176,9 @@ class Program:
         rows = (self.num_micro, self.rows)
         tokens = jax.ShapeDtypeStruct((*rows, self.config.sequence_length), jnp.int32)
         batch = {"inputs": tokens, "targets": tokens}
-        batch["weights"] = jax.ShapeDtypeStruct(rows, jnp.float32)
-        if self.config.data.isolate_documents:
+        by_token = self.config.data.supervised
+        batch["weights"] = jax.ShapeDtypeStruct(tokens.shape if by_token else rows, jnp.float32)
+        if self.config.data.segmented:
             batch |= {"positions": tokens, "segment_ids": tokens}
         batch = {name: x.update(sharding=sharding) for name, x in batch.items()}
         with jax.set_mesh(self.mesh), rules():
