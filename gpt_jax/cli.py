@@ -385,8 +385,8 @@ def _shard(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _data(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from gpt_jax.data import command
 
-    if options.data_command == "show":
-        command.run_show(options)
+    if options.data_command in ("show", "tfds"):
+        {"show": command.run_show, "tfds": command.run_tfds}[options.data_command](options)
         return
     from gpt_jax.data.recipe import Recipe
 

@@ -1,21 +1,24 @@
-"""`gpt-jax data`: build a corpus, and show what became of its sources."""
+"""`gpt-jax data`: build a corpus, show what became of its sources, write text for others."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from gpt_jax.config import require
+from gpt_jax.config import DataConfig, require
 from gpt_jax.data.build.ledger import Ledger, as_table, read_ledger, said_lines
 from gpt_jax.data.build.publish import share_corpus
 from gpt_jax.data.build.runner import Runner
 from gpt_jax.data.build.steps import build, take_steps
 from gpt_jax.data.recipe import Recipe
+from gpt_jax.data.sources import Document, documents, held_out
+from gpt_jax.data.tfds_builder import write_dataset
 from gpt_jax.data.workers import num_cores
 from gpt_jax.paths import in_bucket
 
@@ -75,3 +78,26 @@ def show(ledger: Ledger, console: Console) -> None:
     console.print(as_table(ledger))
     for line in said_lines(ledger):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def run_tfds(options: argparse.Namespace) -> None:
+    """Write text as a dataset of TFDS, with whole documents held out for validation."""
+    config = DataConfig(
+        files=tuple(options.files),
+        jsonl_field=options.text_field,
+        validation_fraction=options.validation_fraction,
+    )
+
+    def side(number: int) -> Iterator[Document]:
+        for document in documents(config):
+            if text := held_out(document, config)[number]:
+                yield Document(document.name, text)
+
+    splits = {"train": lambda: side(0), "validation": lambda: side(1)}
+    folder = write_dataset(
+        options.name, options.version, options.data_dir, splits, options.file_format
+    )
+    print(
+        f"dataset {folder}\nmore    gpt-jax train EXPERIMENT --data.files "
+        f"'tfds:{options.name}?data_dir={options.data_dir}'"
+    )

@@ -33,6 +33,22 @@ def add_options(data: argparse.ArgumentParser) -> None:
     show = add("show", "print the ledger of a corpus")
     show.add_argument("corpus", type=Path, help="a folder that `gpt-jax data build` made")
 
+    tfds = add("tfds", "write text as a dataset of TensorFlow Datasets, for others to open")
+    tfds.add_argument("name", help="of the dataset, such as my_text")
+    tfds.add_argument("files", nargs="+", help="as --data.files")
+    tfds.add_argument("--data-dir", required=True, help="the folder with datasets in it")
+    tfds.add_argument("--version", default="1.0.0", help="of the dataset (default: 1.0.0)")
+    tfds.add_argument("--text-field", default="text", help="as --data.jsonl-field")
+    tfds.add_argument(
+        "--validation-fraction", type=float, default=0.05, help="as --data.validation-fraction"
+    )
+    tfds.add_argument(
+        "--file-format",
+        choices=("array_record", "tfrecord"),
+        default="array_record",
+        help="tfrecord is what tfds.load makes a tf.data.Dataset of (default: array_record)",
+    )
+
 
 def _add_processes(command: argparse.ArgumentParser) -> None:
     command.add_argument(

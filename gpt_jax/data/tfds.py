@@ -12,6 +12,7 @@ tf.train.Example protos. TFDS tells what is where; what is not prepared it prepa
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fnmatch
 import importlib
 import io
@@ -230,7 +231,7 @@ def _prepare(request: Request) -> None:
     known = {*tfds.list_builders(with_community_datasets=False)}
     there = _names(home / request.name)
     if request.name not in known:
-        hint = f"there is {', '.join(there)}." if there else nearest(request.name, known)[:200]
+        hint = f"there is {', '.join(there)}." if there else _nearest(request.name, known, home)
         raise InputError(
             f"{name} is not in {home}, and TFDS does not know how to make it: {hint} "
             "?data_dir=DIR says where datasets are."
@@ -265,6 +266,14 @@ def _prepare(request: Request) -> None:
             f"{' '.join(str(error).split()):.200}). Where there is a network, with TensorFlow "
             f"and whatever else the dataset wants: {elsewhere}"
         ) from error
+
+
+def _nearest(name: str, known: set[str], home: Path) -> str:
+    """The closest of what is in `home`, or else of what TFDS knows."""
+    for names in (_names(home), known):
+        if difflib.get_close_matches(name, names, n=1):
+            return nearest(name, names)
+    return f"it knows {len(known)} names."
 
 
 def _info(folder: Path) -> Any:

@@ -137,6 +137,8 @@ def test_the_data_dir_of_tfds_is_the_default(reviews, monkeypatch):
         ("tfds:imdb_reviews?split", r"gives no value to 'split'"),
         ("tfds:imdb_reviews/plain_texts", r"no config 'plain_texts': did you mean 'plain_text'"),
         ("tfds:imdb_review", r"does not know how to make it: did you mean 'imdb_reviews'"),
+        ("tfds:nestd", r"does not know how to make it: did you mean 'nested'"),
+        ("tfds:qqqq", r"does not know how to make it: it knows \d+ names"),
         ("tfds:nested:2.0.0", r"nested:2.0.0 is not in .*: there is 1.0.0\."),
         ("tfds:bad name", r"a dataset is named tfds:NAME/CONFIG:VERSION\?split"),
     ],

@@ -11,8 +11,9 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_jax.config import InputError
-from gpt_jax.data.sources import Document, pieces, read, records
+from gpt_jax.cli import main
+from gpt_jax.config import DataConfig, InputError
+from gpt_jax.data.sources import Document, documents, held_out, pieces, read, records
 from gpt_jax.data.tfds_builder import write_dataset
 
 FORMATS = ["array_record", "tfrecord"]
@@ -126,3 +127,20 @@ def test_a_kill_leaves_no_dataset(tmp_path):
         tfds.builder("x", data_dir=tmp_path)
     write_dataset("x", "1.0.0", tmp_path, SPLITS)
     assert len(tfds.data_source("x", split="train", data_dir=tmp_path)) == 40
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_the_command_splits_as_training_does(tmp_path, texts, capsys, file_format):
+    """A document is of the side that `data.files` would have it on, whoever reads it."""
+    words = ["tfds", "my_text", f"{texts}/*.txt", "--data-dir", str(tmp_path / "sets")]
+    options = ["--validation-fraction", "0.3", "--version", "2.0.0", "--file-format", file_format]
+    assert main(["data", *words, *options]) == 0
+    assert f"tfds:my_text?data_dir={tmp_path}/sets" in capsys.readouterr().out
+    config = DataConfig(files=(f"{texts}/*.txt",), validation_fraction=0.3)
+    both = [held_out(document, config) for document in documents(config)]
+    for number, split in enumerate(("train", "validation")):
+        found = pieces((f"tfds:my_text:2.0.0?split={split}&data_dir={tmp_path}/sets",))
+        told = [document.text for piece in found for document in read(piece, "text")]
+        assert told == [sides[number] for sides in both if sides[number]] != []
+    assert main(["data", *words, *options]) == 1
+    assert "is there: delete it, or give another version" in capsys.readouterr().err
