@@ -12,7 +12,6 @@ on the same kind of processor, however many cores it has.
 
 from __future__ import annotations
 
-import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,20 +84,23 @@ def features(texts: Sequence[str], num_features: int) -> sparse.csr_array:
 
     A word's bucket is the CRC-32 of its UTF-8, modulo `num_features`. A row without words is 0.
     """
-    words = [text.lower().encode().split() for text in texts]
-    counts = [len(some) for some in words]
-    hashes = np.fromiter(
-        map(zlib.crc32, itertools.chain.from_iterable(words)), np.uint32, sum(counts)
-    )
+    hashes = [_word_hashes(text) for text in texts]
+    buckets = np.concatenate([np.zeros(0, np.uint32), *hashes]) % np.uint32(num_features)
+    ends = np.cumsum([0, *map(len, hashes)])
     found = sparse.csr_array(
-        (np.ones(len(hashes)), hashes % np.uint32(num_features), np.cumsum([0, *counts])),
-        shape=(len(texts), num_features),
+        (np.ones(len(buckets)), buckets.astype(np.int32), ends), shape=(len(texts), num_features)
     )
     found.sum_duplicates()
     rows = np.repeat(np.arange(len(texts)), np.diff(found.indptr))
     squares = np.bincount(rows, found.data**2, len(texts))
     found.data /= np.sqrt(squares)[rows]
     return found
+
+
+def _word_hashes(text: str) -> np.ndarray:
+    """(N,) uint32, one for each word."""
+    words = text.lower().encode().split()
+    return np.fromiter(map(zlib.crc32, words), np.uint32, len(words))
 
 
 def train(reference: Sequence[str], raw: Sequence[str], quality: Quality) -> Trained:
