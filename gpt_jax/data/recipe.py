@@ -90,6 +90,13 @@ class Dedup:
         require_types(self)
         require_positive(self, "ngram", "bands", "rows")
         require(0 < self.threshold <= 1, f"threshold must be in (0, 1]: {self.threshold}.")
+        compared = 1 - (1 - self.threshold**self.rows) ** self.bands
+        require(
+            compared >= 0.95,
+            f"of the pairs at the threshold of {self.threshold}, {compared:.2f} would be compared "
+            f"with {self.bands} bands of {self.rows} rows, and it should be 0.95 at least: take "
+            "fewer rows or more bands.",
+        )
 
 
 @dataclass(frozen=True)
