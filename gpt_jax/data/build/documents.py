@@ -56,6 +56,10 @@ class Part:
                 ):
                     yield Document(name, text)
 
+    def ids(self) -> list[str]:
+        """The ids of all documents of the file."""
+        return pq.read_table(self.path, columns=["id"], use_threads=False)["id"].to_pylist()
+
     def masked(self, mask: Path | None) -> Part:
         """The same file with another mask."""
         return dataclasses.replace(self, mask=mask)

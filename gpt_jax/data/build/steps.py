@@ -20,7 +20,7 @@ from gpt_jax.data.build.runner import Runner
 from gpt_jax.data.build.tokens import keep_text, make_tokenizer, write_shards
 from gpt_jax.data.recipe import Recipe
 
-FILTERS = {"quality": filters.by_quality}
+FILTERS = {"quality": filters.by_quality, "dedup": filters.by_dedup}
 """In the order in which they are taken."""
 
 
