@@ -1,5 +1,6 @@
 """TFDS datasets by name, without TensorFlow: what TFDS reads is what we read."""
 
+import json
 import os
 import shutil
 import sys
@@ -7,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import tfds_sets
+from rich.console import Console
 from tfds_sets import ImdbReviews, Nested, Wmt14Translate, examples, prepared, shard
 
+from gpt_jax.cli import main
 from gpt_jax.config import DataConfig, InputError
 from gpt_jax.data import tfds
+from gpt_jax.data.build.steps import build
 from gpt_jax.data.corpus import PLAIN, prepare
+from gpt_jax.data.recipe import Recipe, Source, Vocabulary
 from gpt_jax.data.sources import content_id, documents, pieces, read, records
 
 FORMATS = ["array_record", "tfrecord", "parquet"]
@@ -263,3 +268,43 @@ def test_a_dataset_is_a_corpus(reviews, experiment):
     assert len(found) == 27
     size = sum(len(document.text.encode()) for document in found)
     assert sum(sides[PLAIN].index.bytes for sides in (corpus.train, corpus.validation)) == size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("builder_of", "file_format", "source", "field"),
+    [
+        (ImdbReviews, "tfrecord", "imdb_reviews/plain_text?split=train+unsupervised&", "text"),
+        (Wmt14Translate, "array_record", "wmt14_translate/de-en?", "en"),
+    ],
+    ids=["imdb", "wmt"],
+)
+def test_a_run_trains_on_a_dataset(tmp_path, root, builder_of, source, field, file_format):
+    """The door that the real ones of these names would take: the command, and a corpus built."""
+    prepared(builder_of, tmp_path / "sets", file_format)
+    named = f"tfds:{source}data_dir={tmp_path}/sets"
+    options = {
+        "model.vocab-size": 0,
+        "model.context-length": 32,
+        "model.num-layers": 1,
+        "model.embed-dim": 16,
+        "model.num-heads": 1,
+        "train.total-tokens": 512,
+        "train.batch-tokens": 256,
+        "train.sample-tokens": 1,
+        "optimizer.warmup-tokens": 0,
+        "data.tokenizer": "bytes",
+        "data.validation-fraction": 0.3,
+        "data.cache-dir": tmp_path / "cache",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    experiment, run = str(root / "experiments/quickstart.py"), tmp_path / "run"
+    told = ["--data.files", named, "--data.jsonl-field", field, "--workdir", str(run)]
+    assert main(["train", experiment, *words, *told]) == 0
+    assert 0 < json.loads((run / "summary.json").read_text())["val_loss"] < 6
+
+    found = (Source("set", (named,), text_field=field),)
+    recipe = Recipe(sources=found, vocabulary=Vocabulary("bytes"), validation_fraction=0.3)
+    ledger = build(recipe, tmp_path / "corpus", 1, Console(quiet=True))
+    (read_step,) = (source["steps"]["read"] for source in ledger["sources"].values())
+    assert read_step["documents"] == len(texts(named, field=field))
