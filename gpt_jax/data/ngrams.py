@@ -113,11 +113,10 @@ def ngrams(words: Words, n: int, short: bool = False) -> Ngrams:
 
 def whole_texts(words: Words) -> np.ndarray:
     """A hash of the words of each text, (D,) uint64: equal where they are the same in order."""
-    lengths = np.diff(words.bounds)
     powers, inverses = _powers(len(words.hash_W))
     sums = np.append(np.uint64(0), np.cumsum(words.hash_W * powers[: len(words.hash_W)]))
     spans = sums[words.bounds[1:]] - sums[words.bounds[:-1]]
-    return mix(spans * inverses[words.bounds[:-1]] + lengths.astype(np.uint64))
+    return mix(spans * inverses[words.bounds[:-1]])
 
 
 def mix(values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ What `get_config()` of a file in experiments/data/ returns, and `gpt-jax data bu
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,7 +55,15 @@ class Benchmark:
     def __post_init__(self) -> None:
         require_types(self)
         require(bool(self.name) and bool(self.files), f"a benchmark has a name and files: {self}.")
-        require("{" in self.template, f"a template names fields in braces: {self.template!r}.")
+        try:
+            named = [field for _, field, *_ in string.Formatter().parse(self.template)]
+        except ValueError:
+            named = []
+        require(
+            any(named),
+            f"a template names fields in braces, as in '{{question}} {{answer}}', and that of "
+            f"{self.name!r} is {self.template!r}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,8 @@ class Decontaminate:
 
     benchmarks: tuple[Benchmark, ...] = ()
     ngram: int = 13
-    """Words that must be shared; of short examples the paper takes fewer, but 8 at least."""
+    """Words in a row that must be shared. The report takes fewer where a benchmark's examples are
+    short, but 8 at least."""
     margin: int = 200
     """Characters that are cut on each side of a collision; a shorter piece is dropped."""
     max_pieces: int = 10

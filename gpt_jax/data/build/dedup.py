@@ -79,7 +79,7 @@ class Signatures:
             keys, sketch = np.split(array[1:], [kinds * documents])
             keys_KN = keys.reshape(kinds, documents)
             return cls(keys_KN, sketch.view(np.uint8).reshape(documents, SKETCH))
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, EOFError, ValueError, IndexError) as error:
             raise InputError(
                 f"signatures of documents cannot be read from {path} ({error}): delete it."
             ) from error

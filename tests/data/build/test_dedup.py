@@ -94,9 +94,10 @@ def test_near_duplicates_are_found_as_brute_force_finds_them(originals):
         assert abs(found.similarity_N[later] - truth) < 4 * np.sqrt(0.8 * 0.2 / SKETCH)
 
 
-def test_a_share_of_agreeing_hashes_is_the_jaccard_index():
-    """Without bias, and as independent as draws: against the binomial distribution."""
-    grams = mix(np.arange(3000, dtype=np.uint64))
+@pytest.mark.parametrize("bits", [2**64 - 1, 2**32 - 1, 2**64 - 2**32])
+def test_a_share_of_agreeing_hashes_is_the_jaccard_index(bits):
+    """Without bias, and as independent as draws, whatever bits the n-grams differ in."""
+    grams = mix(np.arange(3000, dtype=np.uint64)) & np.uint64(bits)
     sets = [grams[:2000], grams[1000:]]
     joined = Ngrams(np.concatenate(sets), np.zeros(4000, np.int64), np.array([0, 2000, 4000]))
     shares = []
@@ -106,6 +107,18 @@ def test_a_share_of_agreeing_hashes_is_the_jaccard_index():
     truth, deviation = 1 / 3, np.sqrt(1 / 3 * 2 / 3 / SKETCH)
     assert abs(np.mean(shares) - truth) < 4 * deviation / 10
     assert 0.75 * deviation < np.std(shares) < 1.25 * deviation
+
+
+@pytest.mark.parametrize("rows", [1, 3, 6])
+def test_a_band_is_the_same_with_the_probability_of_its_rows(rows):
+    """At a Jaccard index of 0.8: 800 words of 1,000 are in both."""
+    numbers = [str(i) for i in range(1000)]
+    texts = [" ".join(numbers[:900]), " ".join(numbers[100:])]
+    dedup = Dedup(ngram=1, bands=20, rows=rows)
+    keys = [sign(texts, dedup, seed).keys_KN[1:] for seed in range(40)]
+    same = np.mean([one[:, 0] == one[:, 1] for one in keys])
+    truth = 0.8**rows
+    assert abs(same - truth) < 4 * np.sqrt(truth * (1 - truth) / 800)
 
 
 def test_the_better_source_keeps_the_document(originals):
@@ -189,9 +202,20 @@ def test_signatures_depend_on_text_and_seed_alone(originals, monkeypatch, tmp_pa
     assert np.array_equal(back.sketch_NS, whole.sketch_NS)
     sign([], DEDUP, 5).save(tmp_path / "none.npy")
     assert Signatures.open(tmp_path / "none.npy").sketch_NS.shape == (0, SKETCH)
-    (tmp_path / "bad.npy").write_bytes(b"not an array")
-    with pytest.raises(InputError, match=r"cannot be read from .*bad\.npy"):
-        Signatures.open(tmp_path / "bad.npy")
+    for content in (b"", b"not an array", (tmp_path / "a.npy").read_bytes()[:-8]):
+        (tmp_path / "bad.npy").write_bytes(content)
+        with pytest.raises(InputError, match=r"cannot be read from .*bad\.npy"):
+            Signatures.open(tmp_path / "bad.npy")
+
+
+def test_copies_are_compared_once():
+    """Two pages unlike each other, of which there are 50 copies each."""
+    some = crowd(100, 2)
+    some.keys_KN[0] %= 2
+    some.sketch_NS[2:] = np.tile(some.sketch_NS[:2], (49, 1))
+    found = duplicates([some], np.ones(100, bool), 0.8)
+    assert found.better_N.tolist() == [-1, -1] + [0, 1] * 49
+    assert found.compared == 20
 
 
 def crowd(count: int, kinds: int) -> Signatures:
