@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -109,7 +108,7 @@ def encode_in_order(
             yield texts
 
     work = functools.partial(_encode, folder)
-    with workers.pool(processes, _start, folder) as executor:
+    with workers.pool(processes, loaded, folder) as executor:
         for batch in workers.in_order(executor, work, drawn(), AHEAD * processes):
             yield *waiting.popleft(), batch
 
@@ -121,12 +120,6 @@ def loaded(folder: Path) -> Tokenizer:
     It goes on with the words that it remembers. What is in the folder must not change.
     """
     return load_tokenizer(folder)
-
-
-def _start(folder: Path) -> None:
-    # There is a process a core already: the library's own threads would be in the way.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    loaded(folder)
 
 
 def _encode(folder: Path, texts: list[str]) -> TokenBatch:

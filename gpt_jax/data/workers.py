@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 import time
+import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -25,21 +27,32 @@ def num_cores() -> int:
 
 
 @contextlib.contextmanager
-def pool(
-    processes: int, start: Callable[..., None] | None = None, *args: Any
-) -> Iterator[Executor]:
+def pool(processes: int, start: Callable[..., Any] | None = None, *args: Any) -> Iterator[Executor]:
     """Processes that end with this one, however it ends; each calls `start(*args)` first.
 
-    They are started anew (spawn), as a fork of a process with threads can hang.
+    They are started anew (spawn), as a fork of a process with threads can hang. What they are to
+    do is of a module that they import, never of the script that was started.
     """
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(processes, context, _begin, (os.getpid(), start, args))
+    executor = _Executor(processes, context, _begin, (os.getpid(), start, args))
     try:
         yield executor
     except BaseException:
         executor.shutdown(wait=False, cancel_futures=True)
         raise
     executor.shutdown()
+
+
+class _Executor(ProcessPoolExecutor):
+    """Starts processes that do not run the main script again, whether it guards itself or not."""
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")  # from no file
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            sys.modules["__main__"] = main
 
 
 def in_order(
@@ -55,8 +68,10 @@ def in_order(
         yield waiting.popleft().result()
 
 
-def _begin(parent: int, start: Callable[..., None] | None, args: tuple) -> None:
+def _begin(parent: int, start: Callable[..., Any] | None, args: tuple) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # There is a process a core: threads of the tokenizers library would be in the way.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if start:
         start(*args)
 
