@@ -83,24 +83,28 @@ def test_digests_depend_on_all_that_they_are_made_of():
     assert digest_of({"a": 1, "b": [2]}) != digest_of({"a": 1, "b": [3]})
 
 
-WORK = """
-import sys, time
+NAPS = """
+import time
 from pathlib import Path
-from gpt_jax.data.workers import pool, in_order
 
 def nap(path):
     Path(path).touch()
     time.sleep(60)
+"""
+WORK = """
+import sys
+from gpt_jax.data.workers import pool, in_order
+from naps import nap
 
-if __name__ == "__main__":
-    with pool(1) as executor:
-        list(in_order(executor, nap, [sys.argv[1]], 1))
+with pool(1) as executor:
+    list(in_order(executor, nap, [sys.argv[1]], 1))
 """
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script, mark = tmp_path / "work.py", tmp_path / "begun"
     script.write_text(WORK)
+    (tmp_path / "naps.py").write_text(NAPS)
     parent = subprocess.Popen([sys.executable, str(script), str(mark)])
     wait_until(mark.exists)
     (child,) = [
