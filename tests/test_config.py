@@ -70,7 +70,7 @@ from gpt_jax.config import (
         (
             DataConfig,
             {"prompt": "a", "target": "{b}", "split": "position"},
-            "held out whole: not by position",
+            "held out whole: .* nor by position",
         ),
         (DataConfig, {"prompt": "a", "target": "{b}", "corpus": "c"}, "corpus that was built"),
         *(

@@ -117,7 +117,8 @@ def _survey(config: Config) -> _Survey:
     """Read the documents, unless those of a bucket have been read before and are the same."""
     data, known_by = config.data, content_id(config.data)
     characters = data.tokenizer == CharacterTokenizer.kind
-    made_from = [known_by, data.split, data.validation_fraction, characters, *_templates(data)]
+    made_from = [known_by, data.split, data.validation_fraction, characters]
+    made_from += [data.prompt, data.target] if data.supervised else []
     key = f"survey-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]}.json"
     if known_by and (said := cache.recall(data.cache_dir, key)):
         return from_dict(_Survey, said)
@@ -136,13 +137,13 @@ def _read_all(config: Config) -> _Survey:
         survey.validation_bytes += len(validation.encode())
         if config.data.tokenizer == CharacterTokenizer.kind:
             characters.update(document.text)
+    by_tail = "" if config.data.supervised else " (or the tail of each, by --data.split position)"
     for side, size in (("training", survey.train_bytes), ("validation", survey.validation_bytes)):
         require(
             size > 0,
             f"both sides of the split need text, and none of the {survey.documents} documents is "
             f"in the {side} split (data.split={config.data.split!r}, data.validation_fraction="
-            f"{config.data.validation_fraction}): change the fraction, give more documents, or "
-            "hold out the tail of each with --data.split position.",
+            f"{config.data.validation_fraction}): change the fraction, or give more{by_tail}.",
         )
     survey.sources, survey.characters = digest.hexdigest(), "".join(sorted(characters))
     return survey
@@ -157,9 +158,9 @@ def _digested(found: Iterable[Document], digest: hashlib._Hash) -> Iterator[Docu
 
 
 def _documents(data: DataConfig) -> Iterator[Document]:
-    """The documents of text, or prompts and targets by turns: the two of an example have its name.
+    """The documents of text, or prompts and targets by turns, of which an empty one is one too.
 
-    An empty one is a document too.
+    The two of an example have its name, which no two documents of text have.
     """
     if not data.supervised:
         yield from documents(data)
@@ -167,11 +168,6 @@ def _documents(data: DataConfig) -> Iterator[Document]:
     for name, prompt, target in examples(data):
         yield Document(name, prompt)
         yield Document(name, target)
-
-
-def _templates(data: DataConfig) -> list[str]:
-    """What makes documents of records, where it is not the text in them."""
-    return [data.prompt, data.target] if data.supervised else []
 
 
 def _sides(found: Iterable[Document], config: Config) -> Iterator[tuple[str, str]]:
@@ -228,8 +224,6 @@ def _key(config: Config, survey: _Survey, chosen: Tokenizer | None) -> str:
         if chosen
         else [data.tokenizer, config.model.vocab_size, data.tokenizer_sample_bytes],
     }
-    if data.supervised:
-        made_from["templates"] = _templates(data)
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
 
 

@@ -290,10 +290,12 @@ def test_records_come_back_as_batches(of_pairs, tokenizer):
 def test_a_corpus_is_of_its_templates(of_pairs, monkeypatch):
     """And not of the length, nor of what becomes of long examples: that is how it is read."""
     make, _ = of_pairs
+    monkeypatch.setattr("gpt_jax.data.sources.SETTLED_SECONDS", 0)  # known without being read
     folder = prepare(make(), lambda line: None).folder
     monkeypatch.setattr("gpt_jax.data.corpus._write", None)  # it is there already
     assert prepare(make(too_long="error", sequence_length=8), lambda line: None).folder == folder
     monkeypatch.undo()
+    monkeypatch.setattr("gpt_jax.data.sources.SETTLED_SECONDS", 0)
     others = [
         make(prompt="{q[a]} + {q[b]}="),
         make(target=" {sum}"),
