@@ -126,7 +126,7 @@ class DataConfig:
         )
         require(
             not self.supervised or not (self.corpus or self.split == "position"),
-            "examples come from data.files and are held out whole: not from a corpus that was built "
+            "examples come from data.files and are held out whole: not from a built corpus "
             "(--data.corpus ''), nor by position (--data.split path).",
         )
 

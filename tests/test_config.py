@@ -72,7 +72,7 @@ from gpt_jax.config import (
             {"prompt": "a", "target": "{b}", "split": "position"},
             "held out whole: .* nor by position",
         ),
-        (DataConfig, {"prompt": "a", "target": "{b}", "corpus": "c"}, "corpus that was built"),
+        (DataConfig, {"prompt": "a", "target": "{b}", "corpus": "c"}, "from a built corpus"),
         *(
             (DataConfig, {"corpus": "c", "mixture": (entry,)}, f"there is {entry!r}")
             for entry in (

@@ -1,5 +1,7 @@
 """Templates over the fields of records, against str.format where it says the same."""
 
+import ast
+import itertools
 import json
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from gpt_jax.config import DataConfig, InputError, read_template
 from gpt_jax.data.examples import Example, examples, fill
+from gpt_jax.experiment import load_experiment
 
 RECORD = {
     "text": "a {film}",
@@ -95,3 +98,15 @@ def test_no_record_at_all_is_an_error(tmp_path):
     data = DataConfig(files=(str(tmp_path / "a.jsonl"),), prompt="a", target="{b}")
     with pytest.raises(InputError, match=r"there is no record in .*a\.jsonl"):
         [*examples(data)]
+
+
+def test_functions_of_the_library_are_examples(root):
+    """The experiment's own: a comment, then a line that Python can read."""
+    (path,) = root.glob("experiments/name_functions.py")
+    data = load_experiment(path, []).data
+    found = [*itertools.islice(examples(data), 50)]
+    assert len({example.prompt for example in found}) == 50
+    for _, prompt, target in found:
+        assert prompt.startswith("# ")
+        assert prompt.count("\n") == 1
+        ast.parse(f"{prompt}{target}\n    pass")
