@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt_jax.data.build import dedup, quality
-from gpt_jax.data.build.documents import Part, batches
+from gpt_jax.data.build import decontaminate, dedup, quality
+from gpt_jax.data.build.documents import Part, batches, piece_names, write_documents
 from gpt_jax.data.build.ledger import EXAMPLES, State, Tally, drop, tally, total
 from gpt_jax.data.build.runner import Job, Result, Runner, atomic, digest_of
 from gpt_jax.data.build.sample import at_most, drawn, read_drawn
-from gpt_jax.data.recipe import Recipe
-from gpt_jax.data.sources import Document
+from gpt_jax.data.recipe import Decontaminate, Recipe
+from gpt_jax.data.sources import Document, pieces, pieces_id
 
 BATCH = 1 << 20
 """Characters of documents that are looked at together."""
@@ -168,6 +169,128 @@ def _name(document: int, parts: Sequence[Part], first: np.ndarray) -> str:
     """The id of a document, counted through all parts."""
     part = _part_of(document, first)
     return parts[part].ids()[document - int(first[part])]
+
+
+def by_decontamination(runner: Runner, recipe: Recipe, state: State) -> State:
+    """Cut out what benchmarks have in it, and tell how much of each was in the text."""
+    config = recipe.decontaminate
+    found = [pieces(benchmark.files) for benchmark in config.benchmarks]
+    said = [[dataclasses.astuple(piece) for piece in some] for some in found]
+    of_benchmarks = runner.folder("benchmarks", [said, dataclasses.asdict(config)])
+    if not runner.goes_on and any(pieces_id(some, "") is None for some in found):
+        runner.forget(of_benchmarks)
+    grams = of_benchmarks / "index.npz"
+    indexing = Job(of_benchmarks / "index.json", index_benchmarks, (grams, config))
+    made_from = [
+        state.key,
+        dataclasses.asdict(config),
+        runner.job("decontaminate: index", indexing),
+    ]
+    folder = runner.folder("decontaminate", made_from)
+
+    def seen(when: str, parts: Sequence[Part]) -> list[Path]:
+        jobs = []
+        for i, part in enumerate(parts):
+            path = folder / f"{when}-{i:05d}.npz"
+            jobs.append(Job(path.with_suffix(".json"), find, (path, part, grams)))
+        runner.run(f"decontaminate: find {when}", jobs)
+        return [job.arguments[0] for job in jobs]
+
+    before = seen("before", state.parts)
+    colliding = folder / "colliding.npy"
+    adding = Job(folder / "colliding.json", add_up, (colliding, before, grams, config))
+    notes = runner.job("decontaminate: add up", adding)
+    jobs = [
+        Job(
+            folder / f"{i:05d}.json",
+            clean,
+            (folder / f"{i:05d}.parquet", part, where, colliding, grams, config),
+        )
+        for i, (part, where) in enumerate(zip(state.parts, before, strict=True))
+    ]
+    tallies = runner.run("decontaminate: cut", jobs)
+    parts = tuple(
+        Part(part.source, job.arguments[0], counts["documents"], counts["bytes"])
+        if counts["is_new"]
+        else part
+        for part, job, counts in zip(state.parts, jobs, tallies, strict=True)
+    )
+    reporting = (before, seen("after", parts), grams)
+    notes |= runner.job("decontaminate: report", Job(folder / "report.json", report, reporting))
+    left = {
+        name: total(
+            counts for part, counts in zip(parts, tallies, strict=True) if part.source == name
+        )
+        for name in state.tallies
+    }
+    return State(parts, left, digest_of(made_from), notes)
+
+
+def index_benchmarks(path: Path, config: Decontaminate) -> Result:
+    """Write the n-grams of all benchmarks."""
+    examples = [(one.name, decontaminate.examples(one)) for one in config.benchmarks]
+    with atomic(path) as partial:
+        decontaminate.index(examples, config.ngram).save(partial)
+    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def find(path: Path, part: Part, grams: Path) -> Result:
+    """Write which n-grams of the benchmarks occur in what is left of a part."""
+    with atomic(path) as partial:
+        decontaminate.find(part.read(), decontaminate.Index.load(grams)).save(partial)
+    return {}
+
+
+def add_up(path: Path, found: Sequence[Path], grams: Path, config: Decontaminate) -> Result:
+    """Write the n-grams that collide: those that occur, in no more documents than a few."""
+    index = decontaminate.Index.load(grams)
+    counts = decontaminate.totals(map(decontaminate.Found.load, found), index)
+    colliding = decontaminate.collisions(counts, index, config.common)
+    _save(path, colliding)
+    return {"colliding_ngrams": len(colliding)}
+
+
+def clean(
+    path: Path, part: Part, found: Path, colliding: Path, grams: Path, config: Decontaminate
+) -> Result:
+    """Cut what collides out of what is left of a part; write it anew if anything does."""
+    index, hashes = decontaminate.Index.load(grams), np.load(colliding)
+    touched = set(decontaminate.Found.load(found).touched.tolist())
+    counts, changed = tally(), dict[int, Sequence[str]]()
+    for place, document in enumerate(part.read()):
+        result = decontaminate.Cleaned((document.text,), None, ())
+        if place in touched:
+            result = decontaminate.clean(document.text, hashes, index, config)
+        left = sum(len(piece.encode()) for piece in result.pieces)
+        counts["documents"] += len(result.pieces)
+        counts["bytes"] += left
+        if result.reason:
+            changed[place] = result.pieces
+            where, _, example = result.cuts[0]
+            size = len(document.text.encode()) - left
+            example = f"{document.name} (at {where}, {example})"
+            drop(counts, result.reason, example, size, documents=not result.pieces)
+    if changed:
+        with atomic(path) as partial:
+            write_documents(partial, _with_pieces(part, changed))
+    return counts | {"is_new": bool(changed)}
+
+
+def _with_pieces(part: Part, changed: Mapping[int, Sequence[str]]) -> Iterator[Document]:
+    """What is left of a part, with the pieces of documents that were cut in their places."""
+    for place, document in enumerate(part.read()):
+        if place in changed:
+            texts = changed[place]
+            yield from map(Document, piece_names(document.name, len(texts)), texts)
+        else:
+            yield document
+
+
+def report(before: Sequence[Path], after: Sequence[Path], grams: Path) -> Result:
+    """How much of each benchmark was in the text, and still is."""
+    index, load = decontaminate.Index.load(grams), decontaminate.Found.load
+    was, still = (decontaminate.totals(map(load, found), index) for found in (before, after))
+    return {"benchmarks": decontaminate.report(index, was, still, map(load, before))}
 
 
 def _count(counts: Tally, document: Document, keep: bool, reason: str, detail: str) -> None:

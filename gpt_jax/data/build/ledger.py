@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from gpt_jax.config import InputError
@@ -119,17 +120,16 @@ def read_ledger(folder: Path) -> dict[str, Any]:
 
 
 def as_table(ledger: Mapping[str, Any]) -> Table:
-    """What became of each source, for the terminal: documents and MB after each step."""
+    """What became of each source, for the terminal: documents and MB that each step left."""
     steps = ["read", *(step for step in ledger["steps"] if step != "read")]
-    table = Table(title=f"corpus {ledger['name']}", title_justify="left")
+    title = f"{ledger['name']}: documents and MB of text that each step left, and tokens"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("source")
-    for step in steps:
-        table.add_column(f"after {step}" if step != "read" else "read", justify="right")
-    for column in ("train tokens", "held out"):
+    for column in (*steps, "train", "held out"):
         table.add_column(column, justify="right")
     for name, source in ledger["sources"].items():
         left = [source["steps"][step] for step in steps]
-        cells = [f"{one['documents']:,} docs\n{one['bytes'] / 1e6:,.1f} MB" for one in left]
+        cells = [f"{one['documents']:,}\n{one['bytes'] / 1e6:,.1f}" for one in left]
         for side in ("train", "validation"):
             made = source["shards"].get(side)
             cells.append(f"{made['tokens']:,}" if made else "")

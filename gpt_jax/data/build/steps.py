@@ -20,7 +20,11 @@ from gpt_jax.data.build.runner import Runner
 from gpt_jax.data.build.tokens import keep_text, make_tokenizer, write_shards
 from gpt_jax.data.recipe import Recipe
 
-FILTERS = {"quality": filters.by_quality, "dedup": filters.by_dedup}
+FILTERS = {
+    "quality": filters.by_quality,
+    "dedup": filters.by_dedup,
+    "decontaminate": filters.by_decontamination,
+}
 """In the order in which they are taken."""
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -105,6 +105,26 @@ def test_what_was_planted_is_found(root, tmp_path):
         {name for name in gone if 40 <= number(name) < 80}
     )
     assert {number(name) for name in left} >= {*range(80, 120)}
+
+    recipe = dataclasses.replace(recipe, steps=("dedup", "decontaminate"))
+    ledger = build(recipe, tmp_path / "clean", 2, QUIET)
+    clean = contents(tmp_path / "clean")
+    chapters = [grams(chapter["text"]) for chapter in base.language_reference()]
+    wanted = frozenset().union(*chapters)
+    held = Counter(gram for _, text in left.values() for gram in grams(text) & wanted)
+    colliding = {gram for gram, count in held.items() if count <= 10}
+    now = {gram for _, text in clean.values() for gram in grams(text) & wanted}
+    assert not now & colliding
+    report = ledger["steps"]["decontaminate"]["benchmarks"]["language_reference"]
+    assert report["examples"] == len(chapters)
+    assert report["dirty_before"] == sum(not held.keys().isdisjoint(own) for own in chapters) > 30
+    assert report["dirty_after"] == sum(not now.isdisjoint(own) for own in chapters)
+    # What has nothing of it is as it was, and of each planted page something is left.
+    for name, (_, text) in left.items():
+        if not grams(text) & colliding:
+            assert clean[name] == left[name]
+    pages = {number(name.partition("#")[0]) for name in clean if "#cut" in name}
+    assert pages >= {*range(120, 151)}
 
 
 def number(name: str) -> int:
