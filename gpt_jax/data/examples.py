@@ -34,14 +34,20 @@ def examples(data: DataConfig) -> Iterator[Example]:
     require(not empty, f"there is no record in {', '.join(data.files)} (--data.files).")
 
 
-def fill(template: tuple[tuple[str, tuple[str, ...]], ...], record: dict, name: str) -> str:
+def fill(
+    template: tuple[tuple[str, tuple[str, ...]], ...],
+    record: dict,
+    name: str,
+    null: str | None = None,
+) -> str:
     """The text of a template, as `read_template` gives it, for the record of that name.
 
-    Numbers and truth values are written as Python writes them. Raises InputError where the record
+    Numbers and truth values are written as Python writes them, and `null` where there is nothing in
+    a field; None: that is an error. Raises InputError where the record
     has no such field, nothing in it, or what is neither of these nor text.
     """
     return "".join(
-        part if not field else part + _text(_looked_up(record, field, name), field, name)
+        part if not field else part + _text(_looked_up(record, field, name), field, name, null)
         for part, field in template
     )
 
@@ -66,7 +72,9 @@ def _looked_up(record: dict, field: tuple[str, ...], name: str) -> Any:
     return value
 
 
-def _text(value: Any, field: tuple[str, ...], name: str) -> str:
+def _text(value: Any, field: tuple[str, ...], name: str, null: str | None) -> str:
+    if value is None and null is not None:
+        return null
     require(
         isinstance(value, str | int | float),
         f"a field in a template is a text or a number, and {_written(field)} of {name} is "

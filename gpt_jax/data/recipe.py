@@ -6,11 +6,10 @@ What `get_config()` of a file in experiments/data/ returns, and `gpt-jax data bu
 from __future__ import annotations
 
 import re
-import string
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gpt_jax.config import require, require_positive, require_types
+from gpt_jax.config import read_template, require, require_positive, require_types
 
 Step = Literal["quality", "dedup", "decontaminate"]
 
@@ -55,12 +54,8 @@ class Benchmark:
     def __post_init__(self) -> None:
         require_types(self)
         require(bool(self.name) and bool(self.files), f"a benchmark has a name and files: {self}.")
-        try:
-            named = [field for _, field, *_ in string.Formatter().parse(self.template)]
-        except ValueError:
-            named = []
         require(
-            any(named),
+            any(field for _, field in read_template(self.template)),
             f"a template names fields in braces, as in '{{question}} {{answer}}', and that of "
             f"{self.name!r} is {self.template!r}.",
         )

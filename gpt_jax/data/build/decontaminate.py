@@ -21,7 +21,6 @@ Memory: about 50 bytes for each n-gram of the benchmarks, and a part's collision
 from __future__ import annotations
 
 import json
-import string
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt_jax.config import InputError, require
+from gpt_jax.config import InputError, read_template, require
 from gpt_jax.data.build.documents import batches
+from gpt_jax.data.examples import fill
 from gpt_jax.data.ngrams import Words, ngrams, words
 from gpt_jax.data.recipe import Benchmark, Decontaminate
 from gpt_jax.data.sources import Document, pieces, records
@@ -118,28 +118,14 @@ def examples(benchmark: Benchmark) -> Iterator[Document]:
 
     Raises InputError where a record has not what the template names, or nothing has any text.
     """
-    empty, template = True, _Template()
+    empty, template = True, read_template(benchmark.template)
     for piece in pieces(benchmark.files):
         for name, record in records(piece):
-            try:
-                text = template.vformat(benchmark.template, (), record)
-            except (LookupError, AttributeError, TypeError, ValueError) as error:
-                raise InputError(
-                    f"the template of the benchmark {benchmark.name!r} is {benchmark.template!r}, "
-                    f"and {name} cannot be put into it ({type(error).__name__}: {error}): it has "
-                    f"the fields {', '.join(map(str, record))}."
-                ) from error
+            text = fill(template, record, name, null="")
             if text.strip():
                 empty = False
                 yield Document(f"{benchmark.name}:{name}", text)
     require(not empty, f"the benchmark {benchmark.name!r} has no text.")
-
-
-class _Template(string.Formatter):
-    """As `str.format`, with nothing in the place of null."""
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        return "" if value is None else super().format_field(value, format_spec)
 
 
 def index(benchmarks: Sequence[tuple[str, Iterable[Document]]], n: int) -> Index:

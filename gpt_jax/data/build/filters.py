@@ -66,7 +66,8 @@ def learn(model: Path, reference: Sequence[Path], raw: Sequence[Path], recipe: R
     return {
         "reference_documents": trained.reference_documents,
         "raw_documents": trained.raw_documents,
-        "held_out_accuracy": round(trained.accuracy, 6),
+        "held_out_accuracy": round(trained.accuracy, 4),
+        "expected_share_kept": round(trained.share_kept, 4),
     }
 
 

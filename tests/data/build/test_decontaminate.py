@@ -281,12 +281,13 @@ def test_examples_are_records_in_a_template(tmp_path):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{answer}", r"quiz.jsonl:1 cannot be put into it \(KeyError: 'answer'\).* q, choices"),
-        ("{choices[5]}", r"quiz.jsonl:1 cannot"),
-        ("{q[why]}", r"quiz.jsonl:1 cannot"),
-        ("{q:d}", r"quiz.jsonl:1 cannot"),
+        ("{answer}", r"quiz.jsonl:1 has no {answer}.* choices, empty, q"),
+        ("{choices[5]}", r"there are 1 items"),
+        ("{q[why]}", r"quiz.jsonl:1 has no {q\[why\]}"),
+        ("{q.__class__}", r"quiz.jsonl:1 has no {q.__class__}"),
+        ("{q:d}", r"without a format"),
         ("{empty}", r"'quiz' has no text"),
-        ("{q", r"names fields in braces"),
+        ("{q", r"braces of a template are closed"),
         ("{{q}}", r"names fields in braces"),
         ("question", r"names fields in braces"),
     ],
