@@ -4,6 +4,10 @@
 
 Each documented function is an example: its description, as a comment, is the prompt, and its first
 line the target. The loss is of the target alone.
+
+Two CPU cores with other work beside it, 12 minutes: validation loss 2.10, 1.27 bits per byte of the
+targets. At --temperature 0 "# Close the connection." is def close(self), and "# Set the value of
+the option." is def set(self, value).
 """
 
 import ast
@@ -33,7 +37,7 @@ def functions() -> Iterator[dict[str, str]]:
 
 
 def get_config() -> Config:
-    """4 layers of width 256, the last four epochs or so in batches of 2,048 tokens."""
+    """4 layers of width 256, three epochs in batches of 16 sequences of 128 tokens."""
     model = ModelConfig(
         vocab_size=2048, context_length=128, num_layers=4, embed_dim=256, num_heads=4
     )
