@@ -14,7 +14,7 @@ from rich.table import Table
 from gpt_jax.config import DataConfig, require
 from gpt_jax.data.build.ledger import Ledger, as_table, read_ledger, said_lines
 from gpt_jax.data.build.publish import share_corpus
-from gpt_jax.data.build.runner import Runner
+from gpt_jax.data.build.runner import WORK, Runner
 from gpt_jax.data.build.steps import build, take_steps
 from gpt_jax.data.recipe import Recipe
 from gpt_jax.data.sources import Document, documents, held_out
@@ -31,13 +31,13 @@ def run_build(options: argparse.Namespace, recipe: Recipe) -> None:
     out = options.out or CORPORA / recipe.name
     console.print(f"corpus  {out}", soft_wrap=True)
     # A bucket has no renames, so that the corpus is made here and copied when it is whole.
-    local = CORPORA / out.name if in_bucket(out) else out
+    local = (CORPORA / out.name if in_bucket(out) else out).resolve()
     ledger = build(recipe, local, processes, console)
     share_corpus(local, out)
     show(ledger, console)
     console.print(
         f"corpus  {out}, in {time.perf_counter() - begun:.0f} s; what the steps left for the next "
-        f"build is in {local}.work\nmore    gpt-jax train EXPERIMENT --data.corpus {out}",
+        f"build is in {local}{WORK}\nmore    gpt-jax train EXPERIMENT --data.corpus {out}",
         soft_wrap=True,
     )
 

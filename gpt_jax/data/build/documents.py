@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gpt_jax.data.build.runner import left_here
 from gpt_jax.data.sources import Document
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
@@ -39,7 +40,10 @@ class Part:
 
     def kept(self) -> np.ndarray:
         """Which documents of the file are left, (documents,) bool."""
-        return np.ones(self.documents, bool) if self.mask is None else np.load(self.mask)
+        if self.mask is None:
+            return np.ones(self.documents, bool)
+        with left_here(self.mask):
+            return np.load(self.mask)
 
     def read(self) -> Iterator[Document]:
         """The documents that are left, in order."""
@@ -48,7 +52,7 @@ class Part:
 
     def read_all(self) -> Iterator[Document]:
         """All documents of the file, in order, a row group in memory at a time."""
-        with pq.ParquetFile(self.path) as file:
+        with left_here(self.path), pq.ParquetFile(self.path) as file:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, use_threads=False)
                 for name, text in zip(
@@ -58,7 +62,8 @@ class Part:
 
     def ids(self) -> list[str]:
         """The ids of all documents of the file."""
-        return pq.read_table(self.path, columns=["id"], use_threads=False)["id"].to_pylist()
+        with left_here(self.path):
+            return pq.read_table(self.path, columns=["id"], use_threads=False)["id"].to_pylist()
 
     def masked(self, mask: Path | None) -> Part:
         """The same file with another mask."""

@@ -14,7 +14,7 @@ import numpy as np
 from gpt_jax.data.build import decontaminate, dedup, quality
 from gpt_jax.data.build.documents import Part, batches, piece_names, write_documents
 from gpt_jax.data.build.ledger import EXAMPLES, State, Tally, drop, tally, total
-from gpt_jax.data.build.runner import Job, Result, Runner, atomic, digest_of
+from gpt_jax.data.build.runner import Job, Result, Runner, atomic, digest_of, left_here
 from gpt_jax.data.build.sample import at_most, drawn, read_drawn
 from gpt_jax.data.recipe import Decontaminate, Recipe
 from gpt_jax.data.sources import Document, pieces, pieces_id
@@ -73,7 +73,8 @@ def learn(model: Path, reference: Sequence[Path], raw: Sequence[Path], recipe: R
 
 def judge(mask: Path, part: Part, model: Path, recipe: Recipe) -> Result:
     """Write which documents of a part are kept; returns the tally, with scores of some that go."""
-    classifier, alpha = quality.Classifier.load(model), recipe.quality.alpha
+    with left_here(model):
+        classifier, alpha = quality.Classifier.load(model), recipe.quality.alpha
     counts, kept = tally(), part.kept()
     place = 0
     for some in batches(part.read_all(), BATCH):
@@ -126,7 +127,7 @@ def compare(
 ) -> Result:
     """Write which documents of all parts have a better one; returns some of them, by source."""
     found = dedup.duplicates(
-        [dedup.Signatures.open(signed) for signed in signatures],
+        [_opened(signed) for signed in signatures],
         np.concatenate([part.kept() for part in parts]),
         recipe.dedup.threshold,
     )
@@ -146,7 +147,7 @@ def compare(
 
 def drop_like(mask: Path, part: Part, found: Path, first: int) -> Result:
     """Write which documents of a part have no better one like them."""
-    with np.load(found) as arrays:
+    with left_here(found), np.load(found) as arrays:
         better = arrays["better"][first : first + part.documents]
         similarity = arrays["similarity"][first : first + part.documents]
     counts, kept = tally(), part.kept()
@@ -156,6 +157,11 @@ def drop_like(mask: Path, part: Part, found: Path, first: int) -> Result:
             _count(counts, document, keep, reason, f"{similarity[place]:.2f}")
     _save(mask, kept & (better < 0))
     return counts
+
+
+def _opened(path: Path) -> dedup.Signatures:
+    with left_here(path):
+        return dedup.Signatures.open(path)
 
 
 def _likeness(similarity: float) -> str:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,11 @@ from rich.table import Table
 from gpt_jax.config import InputError
 from gpt_jax.data.build.documents import Part
 from gpt_jax.data.build.publish import Content
-from gpt_jax.data.build.runner import digest_of
+from gpt_jax.data.build.runner import digest_of, made_with
 from gpt_jax.data.recipe import Recipe
 from gpt_jax.data.tokenizers import load_tokenizer
 from gpt_jax.paths import user_path
 
-PACKAGES = ("numpy", "scipy", "pyarrow", "sentencepiece")
-"""What the bytes of a corpus may depend on beside the recipe and the text."""
 EXAMPLES = 5
 """Of each reason for dropping a document, kept for each source and step."""
 
@@ -103,7 +100,7 @@ def as_ledger(recipe: Recipe, steps: Mapping[str, State], content: Content) -> L
         "tokenizer": tokenizer and {"sha256": tokenizer.digest, "vocab_size": tokenizer.vocab_size},
         "steps": {step: {"key": state.key, **state.notes} for step, state in steps.items()},
         "sources": sources,
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": made_with(),
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpt_jax.config import require
+from gpt_jax.data import functions
 from gpt_jax.data.build.documents import Part, batches, write_documents
 from gpt_jax.data.build.ledger import State, Tally, drop, tally, total
 from gpt_jax.data.build.normalise import repaired, require_repair
@@ -28,6 +29,7 @@ def read_sources(runner: Runner, recipe: Recipe) -> State:
         found = pieces(source.files)
         made_from = [
             [dataclasses.astuple(piece) for piece in found],
+            [functions.code(piece.path) for piece in found if piece.kind == "python"],
             [source.text_field, recipe.invalid_utf8, recipe.repair, recipe.part_bytes],
         ]
         folder = runner.folder(f"documents-{source.name}", made_from)
@@ -51,7 +53,8 @@ def read_sources(runner: Runner, recipe: Recipe) -> State:
             f"every source needs text, and {name!r} has none: see its files, and its text_field.",
         )
     digests = {name: digest_of([one["sha256"] for one in found]) for name, found in tallies.items()}
-    key = digest_of([digests, recipe.part_bytes])  # jobs of all later steps are numbered by part
+    # The jobs of all later steps are numbered by part: the order of the sources counts.
+    key = digest_of([[*digests.items()], recipe.part_bytes])
     summed = {name: total(found) for name, found in tallies.items()}
     return State(tuple(parts), summed, key, {"sha256": digests})
 

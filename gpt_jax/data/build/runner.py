@@ -17,19 +17,26 @@ import os
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from gpt_jax.config import require
+from gpt_jax.config import InputError, require
 from gpt_jax.data.workers import pool
 
 PARTIAL = ".partial-"
+WORK = ".work"
+"""Ends the name of the folder of a corpus's jobs, which begins with the corpus's."""
+PACKAGES = ("numpy", "scipy", "pyarrow", "sentencepiece")
+"""What the bytes of a corpus may depend on beside the recipe and the text."""
 Result = dict[str, Any]
 
 
@@ -53,8 +60,14 @@ class Runner:
     def __init__(self, work: Path, processes: int, console: Console | None = None):
         self.work, self.processes = work, processes
         self.console = console or Console(quiet=True)
-        work.mkdir(parents=True, exist_ok=True)
-        self._lock = (work / "lock").open("w")
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            self._lock = (work / "lock").open("w")
+        except OSError as error:
+            raise InputError(
+                f"a build works in a folder beside the corpus, and {work} cannot be written "
+                f"({error}): build elsewhere (--out)."
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = False
@@ -84,15 +97,19 @@ class Runner:
 
     def __exit__(self, *error: Any) -> None:
         try:
-            if error[0] is None:
+            # One that ended by a fault was not stopped: what was at fault may have been mended.
+            if error[0] is None or issubclass(error[0], InputError):
                 self._ended.touch()
             self._exit.__exit__(*error)
         finally:
             self._lock.close()
 
     def folder(self, step: str, made_from: Any) -> Path:
-        """The folder of a step whose results depend on `made_from`, which JSON can state."""
-        return self.work / f"{step}-{digest_of(made_from)[:16]}"
+        """The folder of a step whose results depend on `made_from`, which JSON can state.
+
+        And on the versions of what it is made with: no corpus is half of an older library's.
+        """
+        return self.work / f"{step}-{digest_of([made_from, made_with()])[:16]}"
 
     def forget(self, folder: Path) -> None:
         """Have the jobs of a step's folder done again."""
@@ -129,8 +146,15 @@ class Runner:
             for job in jobs:
                 yield _do(job)
             return
-        for future in as_completed([self._pool().submit(_do, job) for job in jobs]):
-            yield future.result()
+        try:
+            for future in as_completed([self._pool().submit(_do, job) for job in jobs]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "every process of a build must live to its end, and one was killed, as happens "
+                f"where memory runs out. What was done is kept in {self.work}: give the same "
+                "command with fewer --processes, or a smaller --part-bytes, which begins anew."
+            ) from error
 
     def _pool(self) -> Executor:
         if not self._executor:
@@ -173,8 +197,29 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_bytes())
+    """What `write_json` wrote; raises InputError as `left_here` does."""
+    with left_here(path):
+        return json.loads(path.read_bytes())
+
+
+@contextlib.contextmanager
+def left_here(path: Path) -> Iterator[None]:
+    """Say what to do where the body cannot read a file that a job has left: raises InputError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        # All of it: markers tell of files that are there, in folders that are not theirs too.
+        work = next((at for at in path.parents if at.suffix == WORK), path.parent)
+        raise InputError(
+            f"what a build has left for the next must stay as it is, and {path} cannot be read "
+            f"({type(error).__name__}: {' '.join(str(error).split()):.200}): delete the folder "
+            f"{work}, and build again."
+        ) from error
+
+
+def made_with() -> dict[str, str]:
+    """The version of each of PACKAGES."""
+    return {package: version(package) for package in PACKAGES}
 
 
 def digest_of(value: Any) -> str:

@@ -16,7 +16,7 @@ from gpt_jax.data.build import filters
 from gpt_jax.data.build.ledger import Ledger, as_ledger
 from gpt_jax.data.build.publish import Content, publish, restore
 from gpt_jax.data.build.read import read_sources
-from gpt_jax.data.build.runner import Runner
+from gpt_jax.data.build.runner import WORK, Runner
 from gpt_jax.data.build.tokens import keep_text, make_tokenizer, write_shards
 from gpt_jax.data.recipe import Recipe
 
@@ -38,7 +38,7 @@ def build(recipe: Recipe, out: Path, processes: int, console: Console) -> Ledger
       InputError: any fault of a source, a benchmark or the tokenizer; `out` holds something else;
         another build is at work there.
     """
-    with Runner(out.with_name(f"{out.name}.work"), processes, console) as runner:
+    with Runner(out.with_name(f"{out.name}{WORK}"), processes, console) as runner:
         restore(out)
         require(
             not out.exists() or (out / "corpus.json").exists(),

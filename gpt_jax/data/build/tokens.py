@@ -7,16 +7,16 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt_jax.config import DataConfig
+from gpt_jax.data import sources
 from gpt_jax.data.build.documents import Part, uncut, write_documents
 from gpt_jax.data.build.ledger import State
-from gpt_jax.data.build.runner import Job, Result, Runner, atomic, digest_of
+from gpt_jax.data.build.runner import Job, Result, Runner, atomic, digest_of, left_here
 from gpt_jax.data.build.sample import at_most, drawn, excerpts, rates, read_drawn
 from gpt_jax.data.cache import new_folder
 from gpt_jax.data.encode import batches, encode, loaded
 from gpt_jax.data.recipe import Recipe, Vocabulary
 from gpt_jax.data.shards import FORMAT, ShardIndex, ShardWriter, read_index
-from gpt_jax.data.sources import Document, held_out
+from gpt_jax.data.sources import Document
 from gpt_jax.data.tokenizers import (
     ByteTokenizer,
     Tokenizer,
@@ -81,8 +81,7 @@ def _save(tokenizer: Tokenizer, folder: Path) -> None:
 
 def is_held_out(document: Document, recipe: Recipe) -> bool:
     """Whether a document is of the validation split; the pieces of one stay together."""
-    by_path = DataConfig(validation_fraction=recipe.validation_fraction)
-    return bool(held_out(Document(uncut(document.name), document.text), by_path)[1])
+    return sources.is_held_out(uncut(document.name), recipe.validation_fraction)
 
 
 def keep_text(runner: Runner, state: State) -> dict[str, list[Path]]:
@@ -110,7 +109,8 @@ def write_shards(
     runner: Runner, recipe: Recipe, state: State, tokenizer: Path
 ) -> dict[str, dict[str, tuple[ShardIndex, list[Path]]]]:
     """Per source and side of the split that has text: its index, and its shards in their order."""
-    digest = load_tokenizer(tokenizer).digest
+    with left_here(tokenizer):
+        digest = load_tokenizer(tokenizer).digest
     folder = runner.folder("shards", [state.key, digest, FORMAT, recipe.validation_fraction])
     jobs = [
         Job(folder / f"{i:05d}.json", write_part, (folder / f"{i:05d}", part, tokenizer, recipe))
@@ -131,7 +131,8 @@ def write_part(folder: Path, part: Part, tokenizer_folder: Path, recipe: Recipe)
     """The shards of a part, one for each side of the split that has any text."""
     if folder.exists():  # its writer was killed before it could say so
         return {side: {} for side in SIDES if (folder / side).exists()}
-    tokenizer = loaded(tokenizer_folder)
+    with left_here(tokenizer_folder):
+        tokenizer = loaded(tokenizer_folder)
     sided = ((SIDES[is_held_out(document, recipe)], document.text) for document in part.read())
     with new_folder(folder) as partial, contextlib.ExitStack() as open_files:
         writers: dict[str, ShardWriter] = {}
@@ -147,7 +148,10 @@ def write_part(folder: Path, part: Part, tokenizer_folder: Path, recipe: Recipe)
 
 def _joined(folders: Sequence[Path]) -> tuple[ShardIndex, list[Path]]:
     """One index over the shards in `folders`, which take the numbers of their order."""
-    indexes = [read_index(folder) for folder in folders]
+    indexes = []
+    for folder in folders:
+        with left_here(folder):
+            indexes.append(read_index(folder))
     paths = [
         folder / shard.name
         for folder, index in zip(folders, indexes, strict=True)

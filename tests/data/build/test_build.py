@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,3 +265,56 @@ def test_what_an_older_build_left_changes_nothing(texts, tmp_path, changed):
     for name in ("a", "b"):
         build(recipe_of(texts, **one_file, **changed), tmp_path / name, 1, QUIET)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_the_order_of_the_sources_is_no_small_thing(texts, tmp_path):
+    """Of two copies the first source's stays, whatever an older build had found."""
+    files = Source("files", (str(texts / "*.txt"),))
+    copies = Source("copies", (str(texts / "0*.txt"),))
+    bytes_alone = {"steps": ("dedup",), "vocabulary": Vocabulary(tokenizer="bytes")}
+    left = []
+    for order in ((files, copies), (copies, files)):
+        ledger = build(recipe_of(texts, sources=order, **bytes_alone), tmp_path / "a", 1, QUIET)
+        left.append([len(source["shards"]) for source in ledger["sources"].values()])
+        rows = [source["steps"]["dedup"] for source in ledger["sources"].values()]
+        assert rows[1]["dropped"]["same words as a better one"]["documents"] == 10
+    assert left[0][1] == 0
+    build(recipe_of(texts, sources=(copies, files), **bytes_alone), tmp_path / "b", 1, QUIET)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_function_that_was_corrected_is_asked_again(texts, tmp_path):
+    """Whether the build before ended with an error or was killed."""
+    code = tmp_path / "documents.py"
+    source = Source("words", (f"python:{code}:found",))
+    recipe = recipe_of(texts, sources=(source,), vocabulary=Vocabulary(vocab_size=400))
+    code.write_text("def found():\n    return ['too little']\n")
+    with pytest.raises(InputError, match="more text"):
+        build(recipe, tmp_path / "corpus", 1, QUIET)
+    text = texts / "00.txt"
+    code.write_text(f"def found():\n    return [open({str(text)!r}).read()] * 30\n")
+    first = build(recipe, tmp_path / "corpus", 1, QUIET)
+    (tmp_path / "corpus.work" / "ended").unlink()  # as a kill would have left it
+    code.write_text(code.read_text().replace("30", "31"))
+    second = build(recipe, tmp_path / "corpus", 1, QUIET)
+    documents = [x["sources"]["words"]["steps"]["read"]["documents"] for x in (first, second)]
+    assert documents == [30, 31]
+
+
+@pytest.mark.parametrize("damaged", ["documents-files*/00001-000.parquet", "dedup*/00002.npy"])
+def test_what_is_damaged_in_the_work_folder_says_what_to_do(texts, tmp_path, monkeypatch, damaged):
+    monkeypatch.setattr(sources, "SETTLED_SECONDS", 0)  # or they are read again
+    out, work = tmp_path / "corpus", tmp_path / "corpus.work"
+    recipe = recipe_of(texts, steps=("dedup",), vocabulary=Vocabulary(tokenizer="bytes"))
+    build(recipe, out, 1, QUIET)
+    before = contents(out)
+    (path,) = work.glob(damaged)
+    os.truncate(path, 70)
+    (shards,) = work.glob("shards*")
+    shutil.rmtree(shards)
+    with pytest.raises(InputError, match=re.escape(f"delete the folder {work},")):
+        build(recipe, out, 1, QUIET)
+    assert contents(out) == before
+    shutil.rmtree(work)
+    build(recipe, out, 1, QUIET)
+    assert contents(out) == before

@@ -46,6 +46,24 @@ def test_an_error_of_a_job_arrives_and_what_was_done_stays(tmp_path):
     assert not (tmp_path / "-1.json").exists()
 
 
+def die() -> dict:
+    """A job whose process is ended from outside, as by the kernel where memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def test_a_process_that_is_killed_is_told_of(tmp_path):
+    doomed = [Job(tmp_path / f"{i}.json", die, ()) for i in range(2)]
+    with pytest.raises(InputError, match="fewer --processes"), Runner(tmp_path, 2) as runner:
+        runner.run("doomed", doomed)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/x\.work cannot be written"):
+        Runner(tmp_path / "file" / "x.work", 1)
+
+
 def test_one_build_at_a_time(tmp_path):
     with Runner(tmp_path, 1), pytest.raises(InputError, match="another holds"):
         Runner(tmp_path, 1)
