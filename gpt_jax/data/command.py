@@ -29,7 +29,7 @@ def run_build(options: argparse.Namespace, recipe: Recipe) -> None:
     """Build the corpus of `recipe`, and tell what became of it."""
     processes, console, begun = _processes(options), Console(), time.perf_counter()
     out = options.out or CORPORA / recipe.name
-    console.print(f"corpus  {out}", soft_wrap=True)
+    console.print(f"corpus  {out}", soft_wrap=True, markup=False)
     # A bucket has no renames, so that the corpus is made here and copied when it is whole.
     local = (CORPORA / out.name if in_bucket(out) else out).resolve()
     ledger = build(recipe, local, processes, console)
@@ -39,6 +39,7 @@ def run_build(options: argparse.Namespace, recipe: Recipe) -> None:
         f"corpus  {out}, in {time.perf_counter() - begun:.0f} s; what the steps left for the next "
         f"build is in {local}{WORK}\nmore    gpt-jax train EXPERIMENT --data.corpus {out}",
         soft_wrap=True,
+        markup=False,
     )
 
 
@@ -77,6 +78,8 @@ def show(ledger: Ledger, console: Console) -> None:
     """The ledger's table, and a line for each reason that text was dropped for."""
     console.print(as_table(ledger))
     for line in said_lines(ledger):
+        # Names of files may hold anything, and would move the cursor.
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 

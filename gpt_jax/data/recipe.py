@@ -32,11 +32,7 @@ class Source:
 
     def __post_init__(self) -> None:
         require_types(self)
-        require(
-            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name) is not None,
-            f"a source's name becomes a folder's: letters, digits and _.- alone, and it is "
-            f"{self.name!r}.",
-        )
+        _require_folder_name("source", self.name)
         require(bool(self.files), f"the source {self.name!r} names no files.")
         require(self.weight >= 0, f"the weight of {self.name!r} is negative: {self.weight}.")
 
@@ -179,6 +175,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require_types(self)
+        _require_folder_name("recipe", self.name)
         require(bool(self.sources), "a recipe needs a source at least.")
         names = [source.name for source in self.sources]
         require(len(set(names)) == len(names), f"two sources have one name: {names}.")
@@ -208,3 +205,10 @@ class Recipe:
             "decontaminate" not in self.steps or bool(self.decontaminate.benchmarks),
             "the decontaminate step needs decontaminate.benchmarks.",
         )
+
+
+def _require_folder_name(what: str, name: str) -> None:
+    require(
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is not None,
+        f"a {what}'s name becomes a folder's: letters, digits and _.- alone, and it is {name!r}.",
+    )

@@ -89,7 +89,7 @@ def read_group(
             for document in read(piece, source.text_field, on_invalid):
                 text = repaired(document.text) if recipe.repair else document.text
                 if not text.strip():
-                    drop(counts, "empty", document.name)
+                    drop(counts, "empty", document.name, len(document.text.encode()))
                     continue
                 for field in (document.name.encode(), text.encode()):
                     digest.update(len(field).to_bytes(8, "big") + field)
