@@ -19,7 +19,7 @@ from gpt_jax.data.recipe import Benchmark, Decontaminate, Quality, Recipe, Sourc
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
 CODE = (f"{LIBRARY}/*.py", f"{LIBRARY}/[!_st]*/**/*.py")
-"""Without its tests, without installed packages, and without the benchmark."""
+"""Without its tests and installed packages. The file of the benchmark is there to be found."""
 NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 DOCUMENTED = ("numpy", "scipy", "jax", "flax", "optax", "orbax", "grain")
 """Packages that are here whenever this program is."""
@@ -27,21 +27,21 @@ SHORTEST = 80
 """Characters of a documentation string that says something."""
 
 
-def library() -> Iterator[dict[str, str]]:
+def library() -> Iterator[str]:
     """The documentation strings of the standard library."""
     for path in sorted(LIBRARY.glob("**/*.py")):
         if not NOT_LIBRARY & {*path.relative_to(LIBRARY).parts}:
-            yield from docstrings(path, LIBRARY)
+            yield from docstrings(path)
 
 
-def packages() -> Iterator[dict[str, str]]:
+def packages() -> Iterator[str]:
     """Those of installed packages."""
     for name in DOCUMENTED:
         for path in sorted(PACKAGES.glob(f"{name}/**/*.py")):
-            yield from docstrings(path, PACKAGES)
+            yield from docstrings(path)
 
 
-def docstrings(path: Path, root: Path) -> Iterator[dict[str, str]]:
+def docstrings(path: Path) -> Iterator[str]:
     """The documentation strings of a module, its classes and its functions."""
     try:
         tree = ast.parse(path.read_bytes())
@@ -51,14 +51,13 @@ def docstrings(path: Path, root: Path) -> Iterator[dict[str, str]]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node) or ""
             if len(text) >= SHORTEST:
-                where = path.relative_to(root).as_posix()
-                yield {"text": text, "name": f"{where}:{getattr(node, 'name', '')}"}
+                yield text
 
 
-def language_reference() -> Iterator[dict[str, str]]:
+def language_reference() -> Iterator[str]:
     """The chapters of the language reference that `help()` shows."""
-    for name, text in sorted(pydoc_data.topics.topics.items()):
-        yield {"name": name, "text": text}
+    for _, text in sorted(pydoc_data.topics.topics.items()):
+        yield text
 
 
 def get_config() -> Recipe:

@@ -32,21 +32,20 @@ def get_config() -> Recipe:
     return dataclasses.replace(base, name="python_text_planted", sources=(*base.sources, planted))
 
 
-def planted() -> Iterator[dict[str, str]]:
-    """Copies of the library's modules, and pages of a benchmark, each told by its name."""
+def planted() -> Iterator[str]:
+    """COPIES exact copies of the library's modules, as many near and far ones, and then pages."""
     draw, texts = random.Random(0), _modules()
-    for i, text in enumerate(texts[:COPIES]):
-        yield {"name": f"exact:{i}", "text": text}
-    for i, text in enumerate(texts[COPIES : 2 * COPIES]):
-        yield {"name": f"near:{i}", "text": changed(text, draw.randint(118, 400), draw)}
-    for i, text in enumerate(texts[2 * COPIES : 3 * COPIES]):
-        yield {"name": f"far:{i}", "text": changed(text, draw.randint(20, 50), draw)}
+    yield from texts[:COPIES]
+    for text in texts[COPIES : 2 * COPIES]:
+        yield changed(text, draw.randint(118, 400), draw)
+    for text in texts[2 * COPIES : 3 * COPIES]:
+        yield changed(text, draw.randint(20, 50), draw)
     chapters = [text for _, text in sorted(pydoc_data.topics.topics.items()) if len(text) > 2000]
     for i, text in enumerate(texts[3 * COPIES : 4 * COPIES]):
         # Told backwards it is no copy of anything.
         words = text.split()[::-1]
         words[200:200] = chapters[i % len(chapters)][500:1000].split()
-        yield {"name": f"benchmark:{i}", "text": " ".join(words)}
+        yield " ".join(words)
 
 
 def changed(text: str, every: int, draw: random.Random) -> str:

@@ -109,7 +109,7 @@ def test_what_was_planted_is_found(root, tmp_path):
     recipe = dataclasses.replace(recipe, steps=("dedup", "decontaminate"))
     ledger = build(recipe, tmp_path / "clean", 2, QUIET)
     clean = contents(tmp_path / "clean")
-    chapters = [grams(chapter["text"]) for chapter in base.language_reference()]
+    chapters = [grams(chapter) for chapter in base.language_reference()]
     wanted = frozenset().union(*chapters)
     held = Counter(gram for _, text in left.values() for gram in grams(text) & wanted)
     colliding = {gram for gram, count in held.items() if count <= 10}
@@ -124,7 +124,8 @@ def test_what_was_planted_is_found(root, tmp_path):
         if not grams(text) & colliding:
             assert clean[name] == left[name]
     pages = {number(name.partition("#")[0]) for name in clean if "#cut" in name}
-    assert pages >= {*range(120, 151)}
+    assert len(pages) > 10
+    assert pages >= {number(name) for name in raw if number(name) >= 120}
 
 
 def number(name: str) -> int:
