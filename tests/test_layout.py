@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from gpt_jax.config import Config, MeshConfig
+from gpt_jax.data import recipe
+from gpt_jax.experiment import defined
 from gpt_jax.parallel.sharding import RULES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gpt_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+RECIPES = sorted((ROOT / "experiments" / "data").glob("*.py"))
 
 # Rooms, and which others each may import: the design's table.
 CORE = {"config", "paths", "presets", "chips", "flops", "data", "model", "parallel"}
@@ -190,6 +193,26 @@ def test_no_knob_is_dead():
     assert fields - attributes_read() == set()
     axes = {axis for _, over in RULES for axis in over or ()}
     assert {item.name for item in dataclasses.fields(MeshConfig)} == axes
+
+
+def test_no_knob_of_a_recipe_is_dead():
+    """Every field of a recipe and of its parts is read by the build."""
+    parts = [item for item in vars(recipe).values() if dataclasses.is_dataclass(item)]
+    fields = {item.name for part in parts for item in dataclasses.fields(part)}
+    assert {recipe.Recipe, recipe.Benchmark} <= {*parts}
+    assert len(fields) >= 30
+    build = [path for path in FILES if relative(path).startswith("data/build/")]
+    read = [loads(ast.parse(path.read_text())) for path in [*build, PACKAGE / "data/command.py"]]
+    assert fields - set().union(*read) == set()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_builds(path):
+    """get_config() gives a Recipe of the file's own name; the docstring gives the command."""
+    config = defined(path)
+    assert type(config) is recipe.Recipe
+    assert config.name == path.stem
+    assert f"gpt-jax data build experiments/data/{path.name}" in path.read_text()
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

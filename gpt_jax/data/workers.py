@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -69,6 +70,8 @@ def in_order(
 
 
 def _begin(parent: int, start: Callable[..., Any] | None, args: tuple) -> None:
+    # A terminal gives ^C to all of them; what there is to say of it, the parent says.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # There is a process a core: threads of the tokenizers library would be in the way.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

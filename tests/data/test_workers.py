@@ -1,6 +1,7 @@
 """Processes of our own: in order, few ahead, and without a second run of the script."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,3 +47,9 @@ def test_a_script_that_does_not_guard_itself_runs_once(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"the script runs\n{[*range(9, 0, -1)]}\n"
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_a_terminal_that_interrupts_them_hears_nothing_of_it():
+    """^C goes to each process of a terminal: a worker ends, without a traceback."""
+    with pool(1) as executor:
+        assert executor.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_DFL
