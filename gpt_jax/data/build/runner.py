@@ -161,12 +161,12 @@ class Runner:
             self._executor = self._exit.enter_context(pool(self.processes))
         return self._executor
 
-    def start(self) -> None:
-        """Have the processes there before there is work for them."""
+    def start(self, function: Callable[[], None]) -> None:
+        """Have the processes there, with all that the module of `function` imports."""
         if self.processes > 1:
-            naps = [self._pool().submit(time.sleep, 0.2) for _ in range(self.processes)]
-            for nap in naps:
-                nap.result()
+            begun = [self._pool().submit(function) for _ in range(self.processes)]
+            for future in begun:
+                future.result()
 
 
 def _do(job: Job) -> None:
