@@ -15,15 +15,17 @@ import importlib.util
 import logging
 import os
 import re
+import resource
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from gpt_jax.config import InputError, require
 
 SCHEME = "gs://"
+OPEN_FILES = 1 << 16
 VERSION = ("generation", "size", "crc32c")
 """What Cloud Storage tells of an object that would be another if its content were."""
 
@@ -82,6 +84,19 @@ def resolved(path: Path) -> Path:
 def absolute(path: Path) -> Path:
     """The path from the root on."""
     return path if in_bucket(path) else path.absolute()
+
+
+def open_many_files() -> None:
+    """Let this process have OPEN_FILES open, or as many as the system allows.
+
+    A file that is mapped into memory counts as open, and a large corpus is thousands of shards,
+    where systems begin with 256 (macOS) or 1,024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):  # a system may allow less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def make_folder(path: Path) -> None:

@@ -28,7 +28,7 @@ from gpt_jax.data.cache import VERIFIED
 from gpt_jax.data.encode import TokenBatch, encode, token_dtype
 from gpt_jax.data.sources import settled
 from gpt_jax.data.tokenizers import Tokenizer
-from gpt_jax.paths import find
+from gpt_jax.paths import find, open_many_files
 
 FORMAT = 1
 GZIP_AHEAD = 8
@@ -212,6 +212,7 @@ class TokenShards:
                 f"a shard must be as long as its index says, and {path} has {found} bytes of {size}"
                 f": delete the folder {folder.parent} to have it made again.",
             )
+        open_many_files()
         maps = (np.memmap(folder / shard.name, index.dtype, "r") for shard in index.shards)
         # A plain array over the map: slices of np.memmap itself cost ten times as much.
         return cls(folder, index, tuple(np.asarray(tokens) for tokens in maps))

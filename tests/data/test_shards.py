@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -179,3 +180,18 @@ def test_a_damaged_memory_is_none(folder, content, monkeypatch):
     TokenShards.open(folder).verify()
     assert (folder / VERIFIED).read_bytes() == kept
     assert len([*folder.iterdir()]) == 5
+
+
+def test_more_shards_than_files_may_be_open_at_first(tmp_path):
+    """Systems begin with 256 or 1,024, of which a corpus has thousands."""
+    with ShardWriter(tmp_path / "train", ByteTokenizer(), shard_tokens=2) as writer:
+        for _ in range(60):
+            writer.add("a")
+        writer.finish(sources="digest")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        lowest = max(map(int, os.listdir("/dev/fd"))) + 20
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        assert len(TokenShards.open(tmp_path / "train").tokens) == 60
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

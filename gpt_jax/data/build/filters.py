@@ -18,6 +18,7 @@ from gpt_jax.data.build.runner import Job, Result, Runner, atomic, digest_of, le
 from gpt_jax.data.build.sample import at_most, drawn, read_drawn
 from gpt_jax.data.recipe import Decontaminate, Recipe
 from gpt_jax.data.sources import Document, pieces, pieces_id
+from gpt_jax.paths import open_many_files
 
 BATCH = 1 << 20
 """Characters of documents that are looked at together."""
@@ -126,6 +127,7 @@ def compare(
     path: Path, parts: Sequence[Part], signatures: Sequence[Path], recipe: Recipe
 ) -> Result:
     """Write which documents of all parts have a better one; returns some of them, by source."""
+    open_many_files()
     found = dedup.duplicates(
         [_opened(signed) for signed in signatures],
         np.concatenate([part.kept() for part in parts]),

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from gpt_jax.config import require
 from gpt_jax.data import sources
 from gpt_jax.data.build.documents import Part, uncut, write_documents
 from gpt_jax.data.build.ledger import State
@@ -121,6 +122,13 @@ def write_shards(
         for side in sides:
             of_side = found.setdefault(part.source, {}).setdefault(side, [])
             of_side.append(job.marker.with_suffix("") / side)
+    for side, what in zip(SIDES, ("to train on", "held out"), strict=True):
+        require(
+            any(side in sides for sides in found.values()),
+            f"a corpus needs text on both sides of its split, and none of what the steps left is "
+            f"{what} (validation_fraction={recipe.validation_fraction}): change the fraction, or "
+            "give more documents.",
+        )
     return {
         source: {side: _joined(folders) for side, folders in sides.items()}
         for source, sides in found.items()

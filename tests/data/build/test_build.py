@@ -169,6 +169,16 @@ def test_bad_input_leaves_the_corpus_that_is_there(texts, tmp_path):
     assert "07.txt" in row["examples"][0]
 
 
+@pytest.mark.parametrize("fraction", [1e-9, 1 - 1e-9])
+def test_text_all_on_one_side_replaces_no_corpus(texts, tmp_path, fraction):
+    out, tokens = tmp_path / "corpus", Vocabulary(tokenizer="bytes")
+    build(recipe_of(texts, vocabulary=tokens), out, 1, QUIET)
+    before = contents(out)
+    with pytest.raises(InputError, match="both sides"):
+        build(recipe_of(texts, vocabulary=tokens, validation_fraction=fraction), out, 1, QUIET)
+    assert contents(out) == before
+
+
 def test_a_folder_of_other_things_is_left_alone(texts, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").touch()
