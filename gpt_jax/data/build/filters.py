@@ -14,6 +14,7 @@ import numpy as np
 from gpt_jax.data.build import decontaminate, dedup, quality
 from gpt_jax.data.build.documents import Part, batches, piece_names, write_documents
 from gpt_jax.data.build.ledger import EXAMPLES, State, Tally, drop, tally, total
+from gpt_jax.data.build.read import piece_keys
 from gpt_jax.data.build.runner import Job, Result, Runner, atomic, digest_of, left_here
 from gpt_jax.data.build.sample import at_most, drawn, read_drawn
 from gpt_jax.data.recipe import Decontaminate, Recipe
@@ -184,7 +185,7 @@ def by_decontamination(runner: Runner, recipe: Recipe, state: State) -> State:
     """Cut out what benchmarks have in it, and tell how much of each was in the text."""
     config = recipe.decontaminate
     found = [pieces(benchmark.files) for benchmark in config.benchmarks]
-    said = [[dataclasses.astuple(piece) for piece in some] for some in found]
+    said = [piece_keys(some) for some in found]
     of_benchmarks = runner.folder("benchmarks", [said, dataclasses.asdict(config)])
     if not runner.goes_on and any(pieces_id(some, "") is None for some in found):
         runner.forget(of_benchmarks)
@@ -246,14 +247,17 @@ def index_benchmarks(path: Path, config: Decontaminate) -> Result:
 def find(path: Path, part: Part, grams: Path) -> Result:
     """Write which n-grams of the benchmarks occur in what is left of a part."""
     with atomic(path) as partial:
-        decontaminate.find(part.read(), decontaminate.Index.load(grams)).save(partial)
+        with left_here(grams):
+            index = decontaminate.Index.load(grams)
+        decontaminate.find(part.read(), index).save(partial)
     return {}
 
 
 def add_up(path: Path, found: Sequence[Path], grams: Path, config: Decontaminate) -> Result:
     """Write the n-grams that collide: those that occur, in no more documents than a few."""
-    index = decontaminate.Index.load(grams)
-    counts = decontaminate.totals(map(decontaminate.Found.load, found), index)
+    with left_here(grams):
+        index = decontaminate.Index.load(grams)
+        counts = decontaminate.totals(map(decontaminate.Found.load, found), index)
     colliding = decontaminate.collisions(counts, index, config.common)
     _save(path, colliding)
     return {"colliding_ngrams": len(colliding)}
@@ -263,8 +267,9 @@ def clean(
     path: Path, part: Part, found: Path, colliding: Path, grams: Path, config: Decontaminate
 ) -> Result:
     """Cut what collides out of what is left of a part; write it anew if anything does."""
-    index, hashes = decontaminate.Index.load(grams), np.load(colliding)
-    touched = set(decontaminate.Found.load(found).touched.tolist())
+    with left_here(colliding):
+        index, hashes = decontaminate.Index.load(grams), np.load(colliding)
+        touched = set(decontaminate.Found.load(found).touched.tolist())
     counts, changed = tally(), dict[int, Sequence[str]]()
     for place, document in enumerate(part.read()):
         result = decontaminate.Cleaned((document.text,), None, ())

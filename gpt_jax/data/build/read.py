@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from gpt_jax.config import require
 from gpt_jax.data import functions
@@ -28,8 +29,7 @@ def read_sources(runner: Runner, recipe: Recipe) -> State:
     for source in recipe.sources:
         found = pieces(source.files)
         made_from = [
-            [dataclasses.astuple(piece) for piece in found],
-            [functions.code(piece.path) for piece in found if piece.kind == "python"],
+            piece_keys(found),
             [source.text_field, recipe.invalid_utf8, recipe.repair, recipe.part_bytes],
         ]
         folder = runner.folder(f"documents-{source.name}", made_from)
@@ -57,6 +57,12 @@ def read_sources(runner: Runner, recipe: Recipe) -> State:
     key = digest_of([[*digests.items()], recipe.part_bytes])
     summed = {name: total(found) for name, found in tallies.items()}
     return State(tuple(parts), summed, key, {"sha256": digests})
+
+
+def piece_keys(found: Sequence[Piece]) -> list[Any]:
+    """What tells pieces from others, and from themselves after a change that can be seen."""
+    code = [functions.code(piece.path) for piece in found if piece.kind == "python"]
+    return [[dataclasses.astuple(piece) for piece in found], code]
 
 
 def groups(found: Sequence[Piece], limit: int) -> Iterator[list[Piece]]:

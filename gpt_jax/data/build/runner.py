@@ -78,11 +78,7 @@ class Runner:
             f"one build at a time works in a folder, and another holds {work}: wait for it, or "
             "build elsewhere (--out).",
         )
-        for left in [*work.rglob(f"{PARTIAL}*")]:
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+        _remove_partial(work)
         self._ended = work / "ended"
         self.goes_on = not self._ended.exists()
         """Whether the last build here was stopped before its end, if there was one."""
@@ -167,6 +163,20 @@ class Runner:
             begun = [self._pool().submit(function) for _ in range(self.processes)]
             for future in begun:
                 future.result()
+
+
+def _remove_partial(work: Path) -> None:
+    """Remove what was being written when a build was killed.
+
+    For a moment its processes may still be at work, so that what is here may go while it is seen.
+    """
+    for at, folders, files in os.walk(work):
+        for name in folders:
+            if name.startswith(PARTIAL):
+                shutil.rmtree(Path(at, name), ignore_errors=True)
+        for name in files:
+            if name.startswith(PARTIAL):
+                Path(at, name).unlink(missing_ok=True)
 
 
 def _do(job: Job) -> None:
