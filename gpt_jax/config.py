@@ -317,8 +317,10 @@ class Config:
             )
         require(
             self.optimizer.warmup_tokens <= self.decay_tokens,
-            f"the learning rate cannot decay before it has warmed up: warmup_tokens="
-            f"{self.optimizer.warmup_tokens} is more than decay_tokens={self.decay_tokens}.",
+            "the learning rate cannot decay before it has warmed up: optimizer.warmup_tokens="
+            f"{self.optimizer.warmup_tokens} is more than the {self.decay_tokens} tokens of "
+            f"{'optimizer.decay_tokens' if self.optimizer.decay_tokens else 'train.total_tokens'}"
+            ": shorten --optimizer.warmup-tokens.",
         )
         for option in self.compiler_options:
             name, _, value = option.partition("=")

@@ -36,6 +36,12 @@ def load_experiment(path: Path, overrides: Sequence[str], command: str = "train"
         default = read_config(path)
         tokenizer = str(resolved(path) / "tokenizer")
         data = dataclasses.replace(default.data, tokenizer=tokenizer)
+        # Other text takes the place of the run's own, which is a corpus or files.
+        given = {word.partition("=")[0] for word in overrides}
+        if "--data.files" in given:
+            data = dataclasses.replace(data, corpus="", mixture=())
+        if "--data.corpus" in given:
+            data = dataclasses.replace(data, files=())
         default = dataclasses.replace(default, data=data, init_from=str(resolved(path)))
         config = overridden(default, path, overrides, command)
         require(
@@ -57,13 +63,13 @@ def defined(path: Path) -> Any:
     """What get_config() of a Python file gives; raises InputError where there is no such."""
     require(
         path.is_file() and not in_bucket(path),
-        f"an experiment is a Python file, and there is none at {path}: give the path of one, such "
-        "as experiments/quickstart.py.",
+        f"an experiment or a recipe is a Python file, and there is none at {path}: give the path "
+        "of one, such as experiments/quickstart.py or experiments/data/python_text.py.",
     )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     require(
         spec is not None and spec.loader is not None,
-        f"an experiment is a Python file, and {path} does not end in .py.",
+        f"an experiment or a recipe is a Python file, and {path} does not end in .py.",
     )
     assert spec is not None
     assert spec.loader is not None
@@ -92,7 +98,7 @@ def overridden(default: T, path: Path, overrides: Sequence[str], command: str) -
                 default=default,
                 args=list(overrides),
                 prog=f"gpt-jax {command} {path}",
-                description="Fields of the experiment, with its values as defaults.",
+                description="Fields of what the file defines, with its values as defaults.",
             )
     except SystemExit as exit:
         # A rule of ours that was broken is told in our words, not in tyro's around them.

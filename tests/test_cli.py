@@ -10,7 +10,7 @@ import pytest
 from tiny_run import files, write_experiment
 
 from gpt_jax.cli import main
-from gpt_jax.config import Config, InputError
+from gpt_jax.config import Config, DataConfig, InputError
 from gpt_jax.experiment import load_experiment
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -126,6 +126,22 @@ def test_an_option_changes_one_field(tiny):
     assert config.data.files == ("x/*.txt", "y.txt")
     assert config.model.attention_pattern == ("dense", "banded")
     assert (config.optimizer.eps, config.model.dtype) == (1e-6, "bfloat16")
+
+
+def test_other_text_takes_the_place_of_a_runs_own(tmp_path):
+    """A run that was made of a corpus goes on with files, and the other way round."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").touch()
+    mixed = Config(data=DataConfig(corpus="corpora/x", mixture=("a=1", "b=2@500")))
+    (run / "config.json").write_text(json.dumps(mixed, default=vars))
+    config = load_experiment(run, ["--data.files", "more.txt"])
+    assert (config.data.files, config.data.corpus, config.data.mixture) == (("more.txt",), "", ())
+    plain = Config(data=DataConfig(files=("old.txt",)))
+    (run / "config.json").write_text(json.dumps(plain, default=vars))
+    config = load_experiment(run, ["--data.corpus=corpora/y"])
+    assert (config.data.files, config.data.corpus) == ((), "corpora/y")
+    assert load_experiment(run, []).data.files == ("old.txt",)
 
 
 def test_rules_hold_for_all_options_together(tiny):

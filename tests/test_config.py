@@ -159,14 +159,14 @@ def test_a_broken_rule_is_an_error_that_names_the_field(cls, fields, rule):
         ),
         (
             {"optimizer": OptimizerConfig(warmup_tokens=300, decay_tokens=200)},
-            "warmup_tokens=300 is more than decay_tokens=200",
+            "warmup_tokens=300 is more than the 200 tokens of optimizer.decay_tokens",
         ),
         (
             {
                 "optimizer": OptimizerConfig(warmup_tokens=10_000),
                 "train": TrainConfig(total_tokens=9_999),
             },
-            "warmup_tokens=10000 is more than decay_tokens=9999",
+            "warmup_tokens=10000 is more than the 9999 tokens of train.total_tokens",
         ),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 
 from gpt_jax.config import Config, MeshConfig
 from gpt_jax.data import recipe
+from gpt_jax.data.recipe import Recipe
 from gpt_jax.experiment import defined
 from gpt_jax.parallel.sharding import RULES
 
@@ -261,10 +262,11 @@ def test_every_file_says_what_it_is():
     assert silent == []
 
 
-def test_the_experiment_in_the_readme_builds():
+@pytest.mark.parametrize("kind", [Config, Recipe])
+def test_the_experiment_and_the_recipe_in_the_readme_build(kind):
     """Its Python that defines get_config(), taken from the page as a reader would take it."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (block,) = (block for block in blocks if "def get_config" in block)
+    (block,) = (b for b in blocks if "def get_config" in b and f"return {kind.__name__}(" in b)
     names = {}
     exec(block, names)
-    assert type(names["get_config"]()) is Config
+    assert type(names["get_config"]()) is kind

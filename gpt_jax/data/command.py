@@ -32,7 +32,11 @@ def run_build(options: argparse.Namespace, recipe: Recipe) -> None:
     console.print(f"corpus  {out}", soft_wrap=True, markup=False)
     # A bucket has no renames, so that the corpus is made here and copied when it is whole.
     local = (CORPORA / out.name if in_bucket(out) else out).resolve()
-    ledger = build(recipe, local, processes, console)
+    try:
+        ledger = build(recipe, local, processes, console)
+    except KeyboardInterrupt:
+        console.print("stopped: the same command goes on from what is done", highlight=False)
+        raise
     share_corpus(local, out)
     show(ledger, console)
     console.print(

@@ -131,7 +131,8 @@ def decoded(data: bytes, path: str, offset: int = 0) -> str:
     except UnicodeDecodeError as error:
         raise InvalidText(
             f"text must be UTF-8, and {path} is not at byte {offset + error.start} (0x"
-            f"{data[error.start]:02x}): convert it, or leave it out of --data.files."
+            f"{data[error.start]:02x}): convert it, or leave it out (a build may: "
+            "--invalid-utf8 skip)."
         ) from error
 
 

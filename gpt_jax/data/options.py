@@ -16,7 +16,7 @@ def add_options(data: argparse.ArgumentParser) -> None:
         )
 
     fields = (
-        "Any field of the recipe can be given as an option, such as --dedup.threshold 0.7; "
+        "Any field of the recipe can be given as an option, such as --dedup.threshold 0.85; "
         "`gpt-jax data %s RECIPE --help` lists them."
     )
     recipe = "a Python file with get_config(), such as experiments/data/python_text.py"

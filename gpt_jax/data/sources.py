@@ -277,13 +277,22 @@ def _text(value: Any, where: str, field: str) -> str:
     if isinstance(text, bytes):
         return formats.decoded(text, where)
     if not isinstance(text, str):
-        fields = nearest(field, value) if value else "it is empty."
         raise InputError(
             f"every record must be an object whose field {field!r} is a string, and {where} is "
-            f"not: {fields} --data.jsonl-field names the field (text_field in a recipe)."
+            f"not: {_hint(value, field)} --data.jsonl-field names it (text_field in a recipe)."
         )
     _check_unicode(text, where)
     return text
+
+
+def _hint(record: Any, field: str) -> str:
+    """What a record has where its text was looked for."""
+    outer, _, rest = field.partition("/")
+    if rest and field not in record and isinstance(record.get(outer), dict):
+        return _hint(record[outer], rest)
+    if field in record:
+        return f"its type is {type(record[field]).__name__}."
+    return nearest(field, record) if record else "it is empty."
 
 
 def _inner(record: Any, field: str) -> Any:
