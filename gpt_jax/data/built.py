@@ -6,7 +6,9 @@ recipe.json         what it was made by
 tokenizer.json ...  the tokenizer (`tokenizers.load_tokenizer`)
 train/SOURCE/       token shards of each source, and of what was held out of it
 validation/SOURCE/
-work/               what the steps left, for the next build; safe to delete
+documents/SOURCE/   the text that is left, where the recipe keeps it
+
+What the steps left for the next build is in a folder beside it, and safe to delete.
 """
 
 from __future__ import annotations

@@ -61,9 +61,11 @@ class ShardIndex:
     tokenizer: str
     """Digest of the tokenizer that made them."""
     sources: str
-    """Digest of the documents that they were made from, those of the other split included."""
+    """Digest of the documents that they were made from, those of the other split included; of a
+    built corpus, of the names of its parts: its ledger has the digests of the text."""
     gzip_bits_per_byte: float
-    """What `gzip -9` makes of the text as one file; 0 where it was not measured."""
+    """What `gzip -9` makes of the text as one file, or of a built corpus as one for each shard; 0
+    where it was not measured."""
     shards: tuple[ShardFile, ...]
 
 

@@ -423,6 +423,8 @@ def tensorflow_datasets() -> ModuleType:
     import tensorflow_datasets as tfds
     from absl import logging as absl_logging
 
+    # Without a network it would tell of each of ten tries, and then fail as we say.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     absl_logging.get_absl_logger().addFilter(_is_heard)  # adding it twice is once
     tfds.disable_progress_bar()
     return tfds
