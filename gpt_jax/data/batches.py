@@ -15,13 +15,12 @@ import grain
 import numpy as np
 
 from gpt_jax.config import Config, require
+from gpt_jax.data.hashes import GOLDEN, mix64
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.data.shards import TokenShards
 
 Batch = dict[str, np.ndarray]
 
-GOLDEN = 0x9E3779B97F4A7C15
-"""2^64 over the golden ratio: its multiples spread evenly over 64 bits."""
 FEISTEL_ROUNDS = 4
 READ_TOKENS = 1 << 17
 """Tokens gathered by one grain element. Grain costs 0.1 ms per element whatever its size, so that
@@ -303,10 +302,3 @@ def _permute(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
         value[out] = row * np.uint64(columns) + column
         out = out[value[out] >= size]
     return value
-
-
-def mix64(value: np.ndarray) -> np.ndarray:
-    """A hash of each uint64: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))

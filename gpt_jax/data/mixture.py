@@ -15,8 +15,9 @@ from fractions import Fraction
 import numpy as np
 
 from gpt_jax.config import Config, nearest, require
-from gpt_jax.data.batches import GOLDEN, Batch, Samples, Windows, mix64
+from gpt_jax.data.batches import Batch, Samples, Windows
 from gpt_jax.data.corpus import Corpus
+from gpt_jax.data.hashes import GOLDEN, mix64
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.data.shards import TokenShards
 

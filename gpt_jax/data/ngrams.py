@@ -30,10 +30,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpt_jax.data.hashes import GOLDEN, mix64
+
 DROPPED, SPACE, LETTER, WORD = range(4)
 """Kinds of characters: taken out, between words, a word's, and a word by itself."""
 CODE_POINTS = 0x110000
-BASE = 0x9E3779B97F4A7C15
+BASE = GOLDEN
 """Of the polynomials, odd: it has an inverse modulo 2^64."""
 CHUNK = 1 << 17
 """Characters that are looked at at once: the arrays of so many stay in a core's cache."""
@@ -121,10 +123,7 @@ def whole_texts(words: Words) -> np.ndarray:
 
 def mix(values: np.ndarray) -> np.ndarray:
     """Each uint64 as another that depends on all its bits, one to one (the end of splitmix64)."""
-    values = values + np.uint64(BASE)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    return mix64(values + np.uint64(BASE))
 
 
 def _sequences(words: Words, texts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

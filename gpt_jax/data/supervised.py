@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_jax.config import Config, require
-from gpt_jax.data.batches import READ_TOKENS, Batch, Samples, in_epochs, mix64
+from gpt_jax.data.batches import READ_TOKENS, Batch, Samples, in_epochs
 from gpt_jax.data.corpus import PLAIN, Corpus
+from gpt_jax.data.hashes import mix64
 from gpt_jax.data.shards import TokenShards
 
 SCAN_TOKENS = 1 << 24

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpt_jax.config import require
 from gpt_jax.data import cache
-from gpt_jax.data.build.runner import PARTIAL, left_here, write_json
+from gpt_jax.data.build.runner import left_here, write_json
 from gpt_jax.data.built import FORMAT, BuiltCorpus, BuiltSource
 from gpt_jax.data.recipe import Recipe
 from gpt_jax.data.shards import ShardIndex
@@ -33,7 +33,7 @@ class Content:
 
 def publish(recipe: Recipe, out: Path, content: Content, ledger: dict[str, Any]) -> None:
     """Put the corpus in `out`, in place of what is there."""
-    partial, old = (out.with_name(f"{mark}{out.name}") for mark in (PARTIAL, OLD))
+    partial, old = (out.with_name(f"{mark}{out.name}") for mark in (cache.PARTIAL, OLD))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     if content.tokenizer:

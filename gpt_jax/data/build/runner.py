@@ -30,9 +30,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gpt_jax.config import InputError, require
+from gpt_jax.data.cache import PARTIAL
 from gpt_jax.data.workers import pool
 
-PARTIAL = ".partial-"
 WORK = ".work"
 """Ends the name of the folder of a corpus's jobs, which begins with the corpus's."""
 PACKAGES = ("numpy", "scipy", "pyarrow", "sentencepiece")
