@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if overrides and not takes_fields:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    # After a save that failed it has pages to tell of the writes that Orbax left behind.
+    # After a save or a read that failed these have pages to tell of what Orbax left behind.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         with told_of_buckets():
             for name, value in vars(known).items():
