@@ -23,8 +23,8 @@ from gpt_jax.data.mixture import Mixture, Stage
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.data.shards import FORMAT, ShardIndex, TokenShards
 from gpt_jax.flops import train_flops_per_token
-from gpt_jax.generate.decode import generate_tokens
-from gpt_jax.generate.sampling import Sampling
+from gpt_jax.model.decode import generate_tokens
+from gpt_jax.model.sampling import Sampling
 from gpt_jax.train.loop import with_vocabulary
 from gpt_jax.train.step import Program
 

@@ -273,8 +273,8 @@ def _write_sample(run: Path, config: Config) -> str:
     import jax
 
     from gpt_jax.flops import num_params
-    from gpt_jax.generate.decode import generate, room_after
-    from gpt_jax.generate.sampling import Sampling
+    from gpt_jax.generate.text import generate, room_after
+    from gpt_jax.model.sampling import Sampling
     from gpt_jax.train.run import load
 
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", float("inf"))
@@ -305,8 +305,8 @@ def _generate(options: argparse.Namespace, _: Sequence[str]) -> None:
     from gpt_jax.parallel import platform
 
     platform.configure()
-    from gpt_jax.generate.decode import generate, room_after
-    from gpt_jax.generate.sampling import Sampling
+    from gpt_jax.generate.text import generate, room_after
+    from gpt_jax.model.sampling import Sampling
     from gpt_jax.train.run import load
 
     how = Sampling(options.repetition_penalty, options.temperature, options.top_k, options.top_p)

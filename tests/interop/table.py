@@ -16,9 +16,9 @@ from family import MODELS, TOLERANCE, make_pair
 from transformers import AutoModelForCausalLM
 
 from gpt_jax.flops import num_params
-from gpt_jax.generate.decode import generate_tokens
-from gpt_jax.generate.sampling import Sampling
 from gpt_jax.interop.convert import convert, export
+from gpt_jax.model.decode import generate_tokens
+from gpt_jax.model.sampling import Sampling
 from gpt_jax.presets import family
 
 SEEDS = range(4)

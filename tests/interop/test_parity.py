@@ -13,12 +13,13 @@ from family import MODELS, TOLERANCE, make_pair, save
 from safetensors.numpy import save_file
 
 from gpt_jax.config import TrainConfig
-from gpt_jax.generate.decode import generate, generate_tokens
-from gpt_jax.generate.sampling import Sampling
+from gpt_jax.generate.text import generate
 from gpt_jax.interop.hf_config import read_config_json
 from gpt_jax.interop.load import load_hf, read_params
 from gpt_jax.interop.weights import Weights
+from gpt_jax.model.decode import generate_tokens
 from gpt_jax.model.decoder import GPT
+from gpt_jax.model.sampling import Sampling
 from gpt_jax.train.digest import named_leaves
 from gpt_jax.train.loss import batch_loss
 

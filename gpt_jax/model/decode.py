@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -13,10 +13,9 @@ import numpy as np
 from jax import Array
 
 from gpt_jax.config import ModelConfig, require
-from gpt_jax.data.tokenizers import Tokenizer
-from gpt_jax.generate.sampling import Sampling, sample
 from gpt_jax.model.cache import KVCache
 from gpt_jax.model.decoder import GPT
+from gpt_jax.model.sampling import Sampling, sample
 
 BUCKET = 32
 """Prompts are padded to a multiple of this, so that few shapes are compiled."""
@@ -183,103 +182,3 @@ def _check_fit(config: ModelConfig, prompts: Sequence[np.ndarray], max_new_token
         "prompt.",
     )
     return longest
-
-
-def room_after(
-    config: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], special_tokens: bool = False
-) -> int:
-    """Tokens that the context has room for after the longest prompt, and 1 where it has none."""
-    longest = max(len(prompt_ids(tokenizer, prompt, special_tokens)) for prompt in prompts)
-    return max(config.context_length - longest, 1)
-
-
-def prompt_ids(tokenizer: Tokenizer, prompt: str, special_tokens: bool = False) -> np.ndarray:
-    """What the model reads of a prompt, (T,) int32: an empty one begins a document.
-
-    `special_tokens`: their names in the prompt are those tokens.
-    """
-    if not prompt:
-        return np.array([tokenizer.separator], np.int32)
-    ids = tokenizer.encode(prompt, special_tokens)
-    return np.concatenate([np.array(tokenizer.prefix, np.int32), ids])
-
-
-def generate(
-    config: ModelConfig,
-    params: Any,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    how: Sampling,
-    stop: Sequence[str] = (),
-    seed: int = 0,
-    special_tokens: bool = False,
-) -> Iterator[list[str]]:
-    """Text that continues each prompt, in pieces as it comes: one string per prompt and turn.
-
-    A row ends at the end of its document, or before the `stop` string that is complete first (the
-    longer of two at once), and then yields ""; what might be the beginning of a stop string is held
-    back until it is known not to be. An empty prompt begins a document. Raises InputError as
-    `generate_tokens` does.
-    """
-    ids = [prompt_ids(tokenizer, prompt, special_tokens) for prompt in prompts]
-    rows = [_Row(tokenizer, stop, prompt) for prompt in ids]
-    vocab_size = min(tokenizer.vocab_size, config.vocab_size)
-    for tokens in generate_tokens(
-        config, params, ids, max_new_tokens, how, vocab_size=vocab_size, seed=seed
-    ):
-        yield [row.push(int(token)) for row, token in zip(rows, tokens, strict=True)]
-        if all(row.ended for row in rows):
-            return
-    yield [row.flush() for row in rows]
-
-
-class _Row:
-    """Tokens of one row to text, up to a stop string."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str], prompt: Iterable[int] = ()
-    ) -> None:
-        self._separator, self._stream = tokenizer.separator, tokenizer.stream(prompt)
-        self._stop = [text for text in stop if text]
-        self._held, self.ended = "", False
-
-    def push(self, token: int) -> str:
-        if self.ended:
-            return ""
-        if token == self._separator:
-            return self.flush()
-        return self._release(self._stream.push(token))
-
-    def flush(self) -> str:
-        """The rest of the text, and the end of the row."""
-        if self.ended:
-            return ""
-        text = self._release(self._stream.flush())
-        text, self._held, self.ended = text + self._held * (not self.ended), "", True
-        return text
-
-    def _release(self, text: str) -> str:
-        """What of the held and new text can be shown."""
-        self._held += text
-        found = [
-            (place + len(stop), place)
-            for stop in self._stop
-            if (place := self._held.find(stop)) >= 0
-        ]
-        if found:
-            # By where they end: the same text ends the same way however it is cut into tokens.
-            _, place = min(found)
-            text, self._held, self.ended = self._held[:place], "", True
-            return text
-        may_begin = max((_overlap(self._held, stop) for stop in self._stop), default=0)
-        cut = len(self._held) - may_begin
-        text, self._held = self._held[:cut], self._held[cut:]
-        return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Characters at the end of `text` that begin `stop`."""
-    sizes = range(min(len(text), len(stop) - 1), 0, -1)
-    return next((size for size in sizes if text.endswith(stop[:size])), 0)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gpt_jax.config import InputError
-from gpt_jax.generate import sampling
-from gpt_jax.generate.sampling import Sampling
+from gpt_jax.model import sampling
+from gpt_jax.model.sampling import Sampling
 
 # As `decode` runs them. p is data here, so that each p need not be compiled.
 penalise, keep_top_p = jax.jit(sampling.penalise), jax.jit(sampling.keep_top_p)
