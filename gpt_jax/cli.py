@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import importlib
 import json
 import logging
 import math
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from gpt_jax.config import Config, InputError, require
@@ -24,6 +26,11 @@ OF_EXPERIMENTS = ("train", "bench", "shard", "plan", "launch")
 """Commands that take an experiment's fields as options."""
 OF_RECIPES = (["data", "build"], ["data", "bench"])
 """Those that take a recipe's."""
+OF_RUNS = {
+    "generate": ("write text with a trained model", "gpt_jax.generate"),
+}
+"""Commands that do something with runs: what they are for, and the package that has their
+`options.add_options(parser, name)`, of the standard library alone, and `command.run(options)`."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -97,7 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_host_options(train)
     train.set_defaults(run=_train)
 
-    _generate_options(add("generate", "write text with a trained model"))
+    for name, (help, module) in OF_RUNS.items():
+        command = add(name, help)
+        importlib.import_module(f"{module}.options").add_options(command, name)
+        command.set_defaults(run=partial(_of_run, module))
 
     dtypes = ("float32", "bfloat16", "float16")
     convert = add("convert", "make a run of a model in the Hugging Face format")
@@ -133,30 +143,6 @@ def _parser() -> argparse.ArgumentParser:
     _plan_options(add("plan", "which slice, which mesh, how long", override_help % "plan"))
     _launch_options(add("launch", "train on rented slices of Cloud TPU", override_help % "launch"))
     return parser
-
-
-def _generate_options(generate: argparse.ArgumentParser) -> None:
-    generate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
-    generate.add_argument(
-        "--prompt",
-        action="append",
-        help="text to continue; more than one makes a batch, which is printed when it is done",
-    )
-    generate.add_argument(
-        "--max-new-tokens", type=int, help="default: 100, or what the context has room for"
-    )
-    generate.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token")
-    generate.add_argument("--top-k", type=int, default=0, help="of the k likeliest; 0: of all")
-    generate.add_argument("--top-p", type=float, default=1.0, help="of the likeliest that add to p")
-    generate.add_argument("--repetition-penalty", type=float, default=1.0, help="1: none")
-    generate.add_argument("--stop", action="append", default=[], help="text to stop at")
-    generate.add_argument(
-        "--special-tokens",
-        action="store_true",
-        help="names such as <|endoftext|> in a prompt are those tokens, and not text",
-    )
-    generate.add_argument("--seed", type=int, default=0)
-    generate.set_defaults(run=_generate)
 
 
 def _data_options(data: argparse.ArgumentParser) -> None:
@@ -301,40 +287,11 @@ def _write_sample(run: Path, config: Config) -> str:
     return text
 
 
-def _generate(options: argparse.Namespace, _: Sequence[str]) -> None:
+def _of_run(module: str, options: argparse.Namespace, _: Sequence[str]) -> None:
     from gpt_jax.parallel import platform
 
     platform.configure()
-    from gpt_jax.generate.text import generate, room_after
-    from gpt_jax.model.sampling import Sampling
-    from gpt_jax.train.run import load
-
-    how = Sampling(options.repetition_penalty, options.temperature, options.top_k, options.top_p)
-    config, params, tokenizer = load(options.run_folder)
-    prompts = options.prompt or [""]
-    most = options.max_new_tokens
-    if most is None:
-        most = min(100, room_after(config.model, tokenizer, prompts, options.special_tokens))
-    pieces = generate(
-        config.model,
-        params,
-        tokenizer,
-        prompts,
-        max_new_tokens=most,
-        how=how,
-        stop=options.stop,
-        seed=options.seed,
-        special_tokens=options.special_tokens,
-    )
-    if len(prompts) == 1:
-        for n, (piece,) in enumerate(pieces):
-            # The prompt is printed once it is known to fit.
-            print(piece if n else prompts[0] + piece, end="", flush=True)
-        print()
-    else:
-        texts = zip(*pieces, strict=True)
-        for prompt, parts in zip(prompts, texts, strict=True):
-            print(f"{prompt}{''.join(parts)}\n---")
+    importlib.import_module(f"{module}.command").run(options)
 
 
 def _convert(options: argparse.Namespace, _: Sequence[str]) -> None:
