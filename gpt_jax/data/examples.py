@@ -47,12 +47,13 @@ def fill(
     has no such field, nothing in it, or what is neither of these nor text.
     """
     return "".join(
-        part if not field else part + _text(_looked_up(record, field, name), field, name, null)
+        part if not field else part + _text(looked_up(record, field, name), field, name, null)
         for part, field in template
     )
 
 
-def _looked_up(record: dict, field: tuple[str, ...], name: str) -> Any:
+def looked_up(record: dict, field: tuple[str, ...], name: str) -> Any:
+    """What a record has in a field; raises InputError, with its name, where it has none."""
     value: Any = record
     for key in field:
         if isinstance(value, list) and key.isdecimal() and int(key) < len(value):

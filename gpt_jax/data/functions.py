@@ -47,7 +47,7 @@ def values(path: str) -> Iterator[tuple[int, Any]]:
     Raises InputError where it cannot be imported, fails, or yields something else.
     """
     where, _, name = path.rpartition(":")
-    for number, value in enumerate(_told_of_faults(_function(where, name), path)):
+    for number, value in enumerate(_told_of_faults(function(where, name), path)):
         require(
             isinstance(value, str | dict),
             f"a function that is a source yields str or dict, and {path} yields a "
@@ -56,7 +56,8 @@ def values(path: str) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def _function(where: str, name: str) -> Callable[[], Any]:
+def function(where: str, name: str) -> Callable[[], Any]:
+    """The function of that name in a module or a .py file; raises InputError where it is not."""
     module = _imported(where)
     found = getattr(module, name, None)
     functions = [key for key, value in vars(module).items() if callable(value)]

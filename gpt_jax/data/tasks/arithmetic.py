@@ -21,11 +21,10 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 from gpt_jax.config import nearest, require
 from gpt_jax.data.sources import is_held_out
-from gpt_jax.data.tasks.task import Question, Task
+from gpt_jax.data.tasks.task import Question, Split, Task
 
 TEST_FRACTION = 0.2
 """Of all problems, those that are never learned from."""
@@ -36,7 +35,6 @@ TRAIN_QUESTIONS = 10_000
 FEW = 100_000
 """A task of no more problems than this is listed whole before any are drawn."""
 
-Split = Literal["train", "test"]
 Problem = tuple[int, ...]
 
 

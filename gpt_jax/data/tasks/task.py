@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["choice", "generate", "text"]
+Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,14 @@ class Task:
     the text is."""
     version: str
     """Of the prompt: changed whenever a prompt changes, so that no two are compared by error."""
-    questions: Callable[[Literal["train", "test"], int], Sequence[Question]]
+    questions: Callable[[Split, int], Sequence[Question]]
     """(split, seed) -> questions: shots are drawn from train, test is scored. Raises InputError
     with file and line, or the record's name, where one is malformed."""
     metrics: tuple[str, ...]
-    """Names of what is told, the main one first; `gpt_jax.evaluate.scores` has them."""
+    """Names of what is told, the main one first; `gpt_jax.evaluate.scores` has them. Of kind
+    "choice": accuracy (by the likelihood as it is), accuracy_per_token, accuracy_per_byte,
+    accuracy_unconditional; "generate": exact_match, f1, bleu, rouge1, rouge2, rougeL, pass@1;
+    "text": perplexity, bits_per_byte."""
     instruction: str = ""
     """What stands before the first shot."""
     delimiter: str = "\n\n"
