@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpt_jax.config import nearest, require
-from gpt_jax.data.tasks import arithmetic, records
+from gpt_jax.data.tasks import arithmetic, records, scrambles, sequences
 from gpt_jax.data.tasks.benchmarks import BENCHMARKS
 from gpt_jax.data.tasks.task import Task
 
@@ -34,12 +34,22 @@ def find_task(name: str) -> Task:
         f"there is no task {name!r}: {nearest(name, known)} `gpt-jax evaluate --list-tasks` lists "
         "all; the path of a .jsonl, .json or .py file names one of your own.",
     )
-    return arithmetic.task(name) if name in arithmetic.FAMILIES else BENCHMARKS[name].task()
+    if name in BENCHMARKS:
+        return BENCHMARKS[name].task()
+    made = (
+        (arithmetic.FAMILIES, arithmetic.task),
+        (scrambles.SCRAMBLES, scrambles.task),
+        (sequences.ABOUT, sequences.task),
+    )
+    (make,) = (make for names, make in made if name in names)
+    return make(name)
 
 
 def task_names() -> dict[str, str]:
     """The names that `find_task` knows, each with a line that says what it is."""
     return {
         **{name: family.about for name, family in arithmetic.FAMILIES.items()},
+        **{name: scramble.about for name, scramble in scrambles.SCRAMBLES.items()},
+        **sequences.ABOUT,
         **{name: task.about for name, task in BENCHMARKS.items()},
     }
