@@ -39,7 +39,7 @@ def token_losses(
     With Z the softmax's normaliser and s the label smoothing:
     objective = (1 - s) (log Z - logit_target) + s (log Z - mean logit) + z_loss log^2 Z.
     """
-    log_z_BT, target_logit_BT = _normaliser_and_target(logits_BTV, targets_BT)
+    log_z_BT, target_logit_BT = normaliser_and_target(logits_BTV, targets_BT)
     nats_BT = log_z_BT - target_logit_BT
     objective_BT = nats_BT
     if label_smoothing > 0:
@@ -53,7 +53,7 @@ def token_losses(
 
 
 @jax.custom_vjp
-def _normaliser_and_target(logits_BTV: Array, targets_BT: Array) -> tuple[Array, Array]:
+def normaliser_and_target(logits_BTV: Array, targets_BT: Array) -> tuple[Array, Array]:
     """log Z and the logit of the target, two (B, T).
 
     Its derivative is written out because it is then one pass over the logits, the largest array
@@ -69,7 +69,7 @@ def _is_target(logits_BTV: Array, targets_BT: Array) -> Array:
 
 
 def _forward(logits_BTV: Array, targets_BT: Array) -> tuple[tuple[Array, Array], tuple]:
-    outputs = _normaliser_and_target(logits_BTV, targets_BT)
+    outputs = normaliser_and_target(logits_BTV, targets_BT)
     return outputs, (logits_BTV, targets_BT, outputs[0])
 
 
@@ -81,7 +81,7 @@ def _backward(saved: tuple, gradients: tuple[Array, Array]) -> tuple[Array, None
     return softmax_BTV * of_log_z_BT[..., None] + picked_BTV, None
 
 
-_normaliser_and_target.defvjp(_forward, _backward)
+normaliser_and_target.defvjp(_forward, _backward)
 
 
 def num_loss_chunks(length: int, padded_vocab_size: int, rows: int = 1) -> int:
