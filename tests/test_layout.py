@@ -24,7 +24,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 RECIPES = sorted((ROOT / "experiments" / "data").glob("*.py"))
 
 # Rooms, and which others each may import: the design's table.
-CORE = {"config", "paths", "presets", "chips", "flops", "data", "model", "parallel"}
+CORE = {"config", "paths", "presets", "chips", "flops", "sandbox", "data", "model", "parallel"}
 LEAVES = {"generate", "evaluate", "interop", "scaling", "plan", "launch"}
 TOP = {"cli", "bench"}
 CONFIGS = ("config", "model_config")
@@ -36,6 +36,7 @@ MAY_IMPORT = {
     **{name: {"config"} for name in CORE - {"config"}},
     "data": {"config", "paths"},
     "train": CORE,
+    "sandbox_watcher": set(),  # a program of its own
     **{name: CORE | {"train"} for name in LEAVES},
     "experiment": {"config", "paths", "train"},
     **{name: CORE | LEAVES | TOP | {"train", "experiment"} for name in TOP},
