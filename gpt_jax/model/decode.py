@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen import spmd
 from jax import Array
 
 from gpt_jax.config import ModelConfig, require
 from gpt_jax.model.cache import KVCache
-from gpt_jax.model.decoder import GPT
+from gpt_jax.model.decoder import GPT, constrain
 from gpt_jax.model.sampling import Sampling, sample
 
 BUCKET = 32
@@ -33,6 +36,26 @@ class Decoding:
     seen_BV: Array
     """Which tokens the row's text holds."""
     keys_B: Array
+    log_prob_B: Array
+    """Of `token_B`, by the model's own distribution: before any filter or temperature."""
+
+
+@flax.struct.dataclass
+class Continuations:
+    """What a batch of prompts is continued with, up to and with a token that ends a row."""
+
+    tokens_BN: Array
+    """int32; 0 after the end."""
+    log_probs_BN: Array
+    """float32, of each token by the model's own distribution over the tokenizer's tokens: natural
+    logarithms, before any filter or temperature; 0 after the end."""
+    lengths_B: Array
+    """int32: tokens of each row, the one that ends it among them."""
+
+    @property
+    def real_BN(self) -> Array:
+        """Which tokens are a row's own, (B, N) bool."""
+        return jnp.arange(self.tokens_BN.shape[1]) < self.lengths_B[:, None]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "how", "vocab_size", "capacity"))
@@ -53,6 +76,7 @@ def prefill(
     nor count it in their positions, so that a row does not depend on the length of the others.
     """
     batch = tokens_BT.shape[0]
+    tokens_BT = constrain(tokens_BT, "B.")
     real_BT = real_BT.astype(jnp.int32)
     positions_BT = jnp.maximum(jnp.cumsum(real_BT, axis=1) - 1, 0)
     rows_B1 = jnp.arange(batch)[:, None]
@@ -71,6 +95,62 @@ def decode(
     params: Any, decoding: Decoding, *, config: ModelConfig, how: Sampling, vocab_size: int
 ) -> Decoding:
     """Read the last token of each row and draw the next."""
+    return _step(params, decoding, config, how, vocab_size)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "how", "vocab_size", "room"), donate_argnames="decoding"
+)
+def decode_until(
+    params: Any,
+    decoding: Decoding,
+    ends_V: Array,
+    budget: Array,
+    *,
+    config: ModelConfig,
+    how: Sampling,
+    vocab_size: int,
+    room: int,
+) -> tuple[Continuations, Decoding]:
+    """Draw tokens until every row has met one of `ends_V`, or there are `budget` of them.
+
+    The first is that which `prefill` has drawn. `room` is the number of places, N, of which
+    `budget` are used at most: the one is compiled and the other is not. The state is returned too:
+    the cache is then changed in place, and is never there twice.
+    """
+    batch = len(decoding.token_B)
+    tokens_NB = jnp.zeros((room, batch), jnp.int32)
+    log_probs_NB = jnp.zeros((room, batch), jnp.float32)
+
+    def going_on(state: tuple) -> Array:
+        n, _, _, _, lengths_B = state
+        return (n < budget) & (lengths_B == 0).any()
+
+    def keep(n: Array, d: Decoding, state: tuple[Array, Array, Array]) -> tuple:
+        """The state with the last token of each row at place `n`, where the row has not ended."""
+        tokens_NB, log_probs_NB, lengths_B = state
+        on_B = lengths_B == 0
+        tokens_NB = tokens_NB.at[n].set(jnp.where(on_B, d.token_B, 0))
+        log_probs_NB = log_probs_NB.at[n].set(jnp.where(on_B, d.log_prob_B, 0))
+        lengths_B = jnp.where(on_B & ends_V[d.token_B], n + 1, lengths_B)
+        return tokens_NB, log_probs_NB, lengths_B
+
+    def turn(state: tuple) -> tuple:
+        n, d, *kept = state
+        d = _step(params, d, config, how, vocab_size)
+        return n + 1, d, *keep(n, d, tuple(kept))
+
+    lengths_B = jnp.zeros(batch, jnp.int32)
+    kept = keep(jnp.int32(0), decoding, (tokens_NB, log_probs_NB, lengths_B))
+    n, decoding, *kept = jax.lax.while_loop(going_on, turn, (jnp.int32(1), decoding, *kept))
+    tokens_NB, log_probs_NB, lengths_B = kept
+    lengths_B = jnp.where(lengths_B > 0, lengths_B, n)
+    return Continuations(tokens_NB.T, log_probs_NB.T, lengths_B), decoding
+
+
+def _step(
+    params: Any, decoding: Decoding, config: ModelConfig, how: Sampling, vocab_size: int
+) -> Decoding:
     d = decoding
     ones_B1 = jnp.ones((len(d.token_B), 1), jnp.int32)
     logits_BV, cache = _read(
@@ -114,8 +194,10 @@ def _draw(
     """The state after drawing a token, which depends on the row's key and on the place."""
     place_keys_B = jax.vmap(jax.random.fold_in)(keys_B, position_B)
     token_B = sample(logits_BV, seen_BV, place_keys_B, how)
-    seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)
-    return Decoding(cache, token_B, position_B + 1, seen_BV, keys_B)
+    rows_B = jnp.arange(len(token_B))
+    seen_BV = seen_BV.at[rows_B, token_B].set(True)
+    log_prob_B = logits_BV[rows_B, token_B] - jax.nn.logsumexp(logits_BV, axis=-1)
+    return Decoding(cache, token_B, position_B + 1, seen_BV, keys_B, log_prob_B)
 
 
 def generate_tokens(
@@ -135,17 +217,8 @@ def generate_tokens(
     empty, has tokens that the model does not know, or does not fit the model's positions together
     with what is to follow it.
     """
-    require(0 <= seed < 2**32, f"seed must be in [0, 2^32), and it is {seed}.")
-    longest = _check_fit(config, prompts, max_new_tokens)
-    padded = min(-(-longest // BUCKET) * BUCKET, config.context_length)
-    # The cache holds the padding too. Its size takes few values, as each is compiled.
-    capacity = -(-(padded + max_new_tokens) // BUCKET) * BUCKET
-    tokens_BT = np.zeros((len(prompts), padded), np.int32)
-    real_BT = np.zeros((len(prompts), padded), np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens_BT[row, padded - len(prompt) :] = prompt
-        real_BT[row, padded - len(prompt) :] = 1
     static = {"config": config, "how": how, "vocab_size": vocab_size}
+    tokens_BT, real_BT, capacity = _padded(config, prompts, max_new_tokens, seed)
     decoding = prefill(params, tokens_BT, real_BT, np.uint32(seed), **static, capacity=capacity)
     for left in reversed(range(max_new_tokens)):
         token_B = decoding.token_B
@@ -154,6 +227,70 @@ def generate_tokens(
             token_B = jnp.copy(token_B)
             decoding = decode(params, decoding, **static)
         yield np.asarray(token_B)
+
+
+def decode_all(
+    config: ModelConfig,
+    params: Any,
+    prompts: Sequence[np.ndarray],
+    max_new_tokens: int,
+    how: Sampling,
+    *,
+    vocab_size: int,
+    ends: Sequence[int] = (),
+    seed: int = 0,
+) -> Continuations:
+    """All tokens that continue the prompts, N = `max_new_tokens`: those of `generate_tokens`.
+
+    They are drawn by one program without a word from the host, which ends when every row has met
+    one of the tokens `ends`. On a mesh (`jax.set_mesh(mesh), parallel.sharding.rules()`) rows and
+    parameters may be split, and the rows that are missing for that are filled up. Raises
+    InputError as `generate_tokens` does.
+    """
+    static = {"config": config, "how": how, "vocab_size": vocab_size}
+    count = len(prompts)
+    prompts = [*prompts, *[prompts[0]] * (-count % _row_parts())] if count else prompts
+    tokens_BT, real_BT, capacity = _padded(config, prompts, max_new_tokens, seed)
+    ends_V = np.zeros(vocab_size, bool)
+    ends_V[list(ends)] = True
+    room = _up(max_new_tokens)
+    decoding = prefill(params, tokens_BT, real_BT, np.uint32(seed), **static, capacity=capacity)
+    budget = np.int32(max_new_tokens)
+    found, _ = decode_until(params, decoding, ends_V, budget, **static, room=room)
+    return Continuations(
+        found.tokens_BN[:count, :max_new_tokens],
+        found.log_probs_BN[:count, :max_new_tokens],
+        found.lengths_B[:count],
+    )
+
+
+def _row_parts() -> int:
+    """Parts that rows are split in over the mesh of the context; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules():
+        return 1
+    axes = (spmd.logical_to_mesh_axes(("B",)) or [None])[0] or ()
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+
+
+def _up(count: int) -> int:
+    return -(-count // BUCKET) * BUCKET
+
+
+def _padded(
+    config: ModelConfig, prompts: Sequence[np.ndarray], max_new_tokens: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Prompts (B, T) with padding on the left, what of it is real, and the places of the cache."""
+    require(0 <= seed < 2**32, f"seed must be in [0, 2^32), and it is {seed}.")
+    longest = _check_fit(config, prompts, max_new_tokens)
+    padded = min(_up(longest), config.context_length)
+    tokens_BT = np.zeros((len(prompts), padded), np.int32)
+    real_BT = np.zeros((len(prompts), padded), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens_BT[row, padded - len(prompt) :] = prompt
+        real_BT[row, padded - len(prompt) :] = 1
+    # The cache holds the padding too. Its size takes few values, as each is compiled.
+    return tokens_BT, real_BT, _up(padded + max_new_tokens)
 
 
 def _check_fit(config: ModelConfig, prompts: Sequence[np.ndarray], max_new_tokens: int) -> int:
