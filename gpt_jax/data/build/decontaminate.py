@@ -254,11 +254,14 @@ def report(
         gram_Q = index.gram_R[bounds[0] : bounds[-1]]
         of_Q = np.repeat(np.arange(count), np.diff(bounds))
         shorter = int((np.diff(bounds) == 0).sum())
-        figures: dict[str, Any] = {"examples": count, "words": n, "shorter": shorter}
+        figures: dict[str, Any] = {"examples": count, "words": n, "shorter": shorter, "dirty": {}}
         for when, counts in (("before", before), ("after", after)):
             seen_Q = counts[gram_Q] > 0
-            figures[f"dirty_{when}"] = len(np.unique(of_Q[seen_Q]))
+            dirty = np.unique(of_Q[seen_Q])
+            figures[f"dirty_{when}"] = len(dirty)
             figures[f"ngrams_{when}"] = round(float(seen_Q.sum() / max(len(seen_Q), 1)), 6)
+            # All of them by name, for a score without them.
+            figures["dirty"][when] = [index.names[first + example] for example in dirty]
         seen = np.flatnonzero(before[gram_Q] > 0)
         dirty, at = np.unique(of_Q[seen], return_index=True)
         result[name] = figures

@@ -117,6 +117,7 @@ class RecordTask:
             self.unconditional,
             self.stop,
             self.max_new_tokens,
+            self.test,
         )
 
     def questions(self, split: Split) -> Iterator[Question]:

@@ -60,3 +60,5 @@ class Task:
     stop: tuple[str, ...] = ("\n",)
     """Of kind "generate": where an answer ends."""
     max_new_tokens: int = 32
+    sources: tuple[str, ...] = ()
+    """Of the test's records, as `DataConfig.files`: what a corpus knows them by."""

@@ -187,6 +187,7 @@ def test_the_report_says_what_was_seen_before_and_after():
             "dirty_before": 2,
             "ngrams_before": 1.0,
             "such_as": [["long:0", "doc:1"], ["long:1", "doc:4"]],
+            "dirty": {"before": ["long:0", "long:1"], "after": []},
             **common,
         },
         "short": {
@@ -198,6 +199,7 @@ def test_the_report_says_what_was_seen_before_and_after():
             "dirty_after": 1,
             "ngrams_after": 0.666667,
             "such_as": [["short:0", "doc:2"]],
+            "dirty": {"before": ["short:0"], "after": ["short:0"]},
         },
         "other": {
             "examples": 1,
@@ -205,6 +207,7 @@ def test_the_report_says_what_was_seen_before_and_after():
             "dirty_before": 0,
             "ngrams_before": 0.0,
             "such_as": [],
+            "dirty": {"before": [], "after": []},
             **common,
         },
     }
