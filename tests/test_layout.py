@@ -24,7 +24,18 @@ EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 RECIPES = sorted((ROOT / "experiments" / "data").glob("*.py"))
 
 # Rooms, and which others each may import: the design's table.
-CORE = {"config", "paths", "presets", "chips", "flops", "sandbox", "data", "model", "parallel"}
+CORE = {
+    "config",
+    "paths",
+    "presets",
+    "chips",
+    "flops",
+    "sandbox",
+    "data",
+    "model",
+    "parallel",
+    "plots",
+}
 LEAVES = {"generate", "evaluate", "interop", "scaling", "plan", "launch"}
 TOP = {"cli", "bench"}
 CONFIGS = ("config", "model_config")

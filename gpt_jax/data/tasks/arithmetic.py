@@ -146,7 +146,8 @@ def _form(name: str, problem: Problem) -> tuple[str, tuple[str]]:
     return f"Q: What is {family.asked(problem)}?\n\nA:", (f" {family.answer(problem)}",)
 
 
-def _is_test(name: str, problem: Problem) -> bool:
+def is_test(name: str, problem: Problem) -> bool:
+    """Whether a problem of the task of that name is one that nothing may be learned from."""
     family = FAMILIES[name]
     key = tuple(sorted(problem)) if family.commutes else problem
     return is_held_out(family.asked(key), TEST_FRACTION)
@@ -156,7 +157,7 @@ def _is_test(name: str, problem: Problem) -> bool:
 def _all(name: str, split: Split) -> tuple[Problem, ...]:
     """Every problem of a split, in order."""
     every = itertools.product(*(range(size) for size in FAMILIES[name].sizes))
-    return tuple(problem for problem in every if _is_test(name, problem) == (split == "test"))
+    return tuple(problem for problem in every if is_test(name, problem) == (split == "test"))
 
 
 def _problems(name: str, split: Split, seed: int) -> Iterator[Problem]:
@@ -170,6 +171,6 @@ def _problems(name: str, split: Split, seed: int) -> Iterator[Problem]:
     seen = set()
     while True:
         problem = tuple(int(draw.random() * size) for size in sizes)
-        if problem not in seen and _is_test(name, problem) == (split == "test"):
+        if problem not in seen and is_test(name, problem) == (split == "test"):
             seen.add(problem)
             yield problem
