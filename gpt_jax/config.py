@@ -21,6 +21,7 @@ from gpt_jax.fields import (  # noqa: F401 (all rooms have them from here)
     flatten,
     from_dict,
     nearest,
+    read_labels,
     read_shares,
     read_template,
     require,
@@ -61,6 +62,16 @@ class DataConfig:
     target: str = ""
     """What is learned to be written after the prompt, such as " {label}": the loss is of it alone.
     Several examples share a sequence; none sees another."""
+    rejected: str = ""
+    """With `prompt` and `target`: what was found worse than the target, a template too; then each
+    record is a pair to learn preferences from (`feedback.method`)."""
+    chat: str = ""
+    """The field of a record that is a conversation, a/b is b in a: an example of which every reply
+    of the assistant is learned, in the template of `data/chat.py`, in place of prompt and target.
+    Its forms are told there."""
+    labels: tuple[str, ...] = ()
+    """Words for the values of the field that the target names, as VALUE=WORD: with 0=negative
+    1=positive a target of " {label}" is " negative" or " positive"."""
     too_long: Literal["drop", "error", "cut_prompt_start", "cut_target_end"] = "drop"
     """An example longer than a sequence is left out, is an error, or loses the beginning of its
     prompt or the end of its target. How many there are is told before training starts."""
@@ -121,6 +132,24 @@ class DataConfig:
             f"in braces, and they are {self.prompt!r} and {self.target!r}.",
         )
         require(
+            not self.chat or not (self.target or self.rejected),
+            f"an example is a conversation (data.chat={self.chat!r}) or a prompt and a target, and "
+            'both are given: leave one of them out (--data.chat "").',
+        )
+        named = any(field for _, field in read_template(self.rejected))
+        require(
+            not self.rejected or (named and bool(self.target)),
+            "a pair is a prompt, a target and what was rejected, templates of which the last two "
+            f"name a field in braces, and they are {self.prompt!r}, {self.target!r} and "
+            f"{self.rejected!r}.",
+        )
+        require(
+            not self.labels or len(fields) == 1,
+            "data.labels has the words for the one field of a target, and data.target="
+            f"{self.target!r} names {len(fields)}.",
+        )
+        read_labels(self.labels)
+        require(
             self.supervised or self.too_long == "drop",
             f"data.too_long={self.too_long!r} is of prompts and targets, and there are none.",
         )
@@ -133,7 +162,7 @@ class DataConfig:
     @property
     def supervised(self) -> bool:
         """Whether what is learned are examples, prompts with targets, and not text."""
-        return bool(self.prompt)
+        return bool(self.prompt or self.chat)
 
     @property
     def segmented(self) -> bool:

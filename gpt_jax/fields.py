@@ -78,6 +78,20 @@ def read_shares(entries: typing.Iterable[str]) -> tuple[Share, ...]:
     return tuple(shares)
 
 
+def read_labels(entries: typing.Iterable[str]) -> dict[str, str]:
+    """The words for values, VALUE=WORD; raises InputError where two are of one, or are one."""
+    words: dict[str, str] = {}
+    for entry in entries:
+        value, equals, word = entry.partition("=")
+        require(
+            bool(equals and word) and value not in words and word not in words.values(),
+            "a label is VALUE=WORD, such as 0=negative, each value with a word that no other has, "
+            f"and there is {entry!r}.",
+        )
+        words[value] = word
+    return words
+
+
 def read_template(template: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """(text, the field that follows it) of each part of a template; () where none does.
 

@@ -67,6 +67,29 @@ from gpt_jax.config import (
         (DataConfig, {"prompt": "{a[}", "target": "{b}"}, "they are not"),
         (DataConfig, {"prompt": "{a[b].c}", "target": "{b}"}, "has another"),
         (DataConfig, {"too_long": "error"}, "'error' is of prompts and targets"),
+        (DataConfig, {"rejected": "{c}"}, "a pair is a prompt, .* '', '' and '{c}'"),
+        (
+            DataConfig,
+            {"prompt": "a", "target": "{b}", "rejected": "c"},
+            "last two name a field in braces, and they are 'a', '{b}' and 'c'",
+        ),
+        (DataConfig, {"chat": "m", "prompt": "a", "target": "{b}"}, "chat='m'. or a prompt"),
+        (DataConfig, {"chat": "m", "split": "position"}, "held out whole"),
+        (DataConfig, {"chat": "m", "corpus": "c"}, "from a built corpus"),
+        (DataConfig, {"labels": ("0=a",)}, "for the one field .* data.target='' names 0"),
+        (
+            DataConfig,
+            {"prompt": "a", "target": "{b}{c}", "labels": ("0=a",)},
+            "data.target='{b}{c}' names 2",
+        ),
+        *(
+            (
+                DataConfig,
+                {"prompt": "a", "target": "{b}", "labels": entries},
+                "VALUE=WORD, .* there",
+            )
+            for entries in (("0",), ("0=",), ("0=a", "0=b"), ("0=a", "1=a"))
+        ),
         (
             DataConfig,
             {"prompt": "a", "target": "{b}", "split": "position"},

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt_jax.config import Config, DataConfig, from_dict, require
+from gpt_jax.config import Config, DataConfig, from_dict, read_labels, read_template, require
 from gpt_jax.data import cache, shards
 from gpt_jax.data.encode import batches, encode_in_order, processes_for
 from gpt_jax.data.examples import examples
@@ -65,7 +65,7 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Corpus:
 
     Raises:
       InputError: any fault of the sources or the tokenizer, a split with an empty side, a
-        vocabulary smaller than the tokenizer's, a damaged cache entry.
+        vocabulary smaller than the tokenizer's, a damaged cache entry, labels without tokens.
     """
     survey = _survey(config)
     chosen = _chosen_tokenizer(config, survey)
@@ -75,6 +75,7 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Corpus:
 
     folder = cache.entry(config.data.cache_dir, _key(config, survey, chosen), fill)
     corpus = open_corpus(folder)
+    check_labels(config.data, corpus.tokenizer)
     cache.share(config.data.cache_dir, folder)
     return corpus
 
@@ -118,7 +119,8 @@ def _survey(config: Config) -> _Survey:
     data, known_by = config.data, content_id(config.data)
     characters = data.tokenizer == CharacterTokenizer.kind
     made_from = [known_by, data.split, data.validation_fraction, characters]
-    made_from += [data.prompt, data.target] if data.supervised else []
+    if data.supervised:
+        made_from += [data.prompt, data.target, data.rejected, data.chat, data.labels]
     key = f"survey-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]}.json"
     if known_by and (said := cache.recall(data.cache_dir, key)):
         return from_dict(_Survey, said)
@@ -137,6 +139,12 @@ def _read_all(config: Config) -> _Survey:
         survey.validation_bytes += len(validation.encode())
         if config.data.tokenizer == CharacterTokenizer.kind:
             characters.update(document.text)
+    total = survey.train_bytes + survey.validation_bytes
+    require(
+        total > 0 or not config.data.chat,
+        f"a conversation is learned from for its replies, and in none of the "
+        f"{survey.documents // 2} in {', '.join(config.data.files)} does the assistant speak.",
+    )
     by_tail = "" if config.data.supervised else " (or the tail of each, by --data.split position)"
     for side, size in (("training", survey.train_bytes), ("validation", survey.validation_bytes)):
         require(
@@ -158,16 +166,16 @@ def _digested(found: Iterable[Document], digest: hashlib._Hash) -> Iterator[Docu
 
 
 def _documents(data: DataConfig) -> Iterator[Document]:
-    """The documents of text, or prompts and targets by turns, of which an empty one is one too.
+    """The documents of text, or the parts of examples, of which an empty one is a document too.
 
-    The two of an example have its name, which no two documents of text have.
+    Those of an example have its name, which no two documents of text have.
     """
     if not data.supervised:
         yield from documents(data)
         return
-    for name, prompt, target in examples(data):
-        yield Document(name, prompt)
-        yield Document(name, target)
+    for name, parts in examples(data):
+        for part in parts:
+            yield Document(name, part)
 
 
 def _sides(found: Iterable[Document], config: Config) -> Iterator[tuple[str, str]]:
@@ -212,6 +220,30 @@ def check_vocabulary(asked: int, tokenizer: Tokenizer) -> None:
         f"the model must have a row for every token, and model.vocab_size={asked} is less than the "
         f"tokenizer's {needed}: set it to 0, which takes the tokenizer's, or to {needed} or more.",
     )
+
+
+def check_labels(data: DataConfig, tokenizer: Tokenizer) -> None:
+    """Raise InputError unless the tokens of each label tell it from the others.
+
+    They are those of the target with its word; where one of them begins another the separator, that
+    follows each, tells them apart.
+    """
+    (before, _), *rest = read_template(data.target) if data.labels else [("", ())]
+    after = "".join(text for text, _ in rest)
+    seen: dict[bytes, str] = {}
+    for value, word in read_labels(data.labels).items():
+        ids = tokenizer.encode(f"{before}{word}{after}").tobytes()
+        require(
+            bool(ids),
+            f"a label must have tokens, and the tokenizer has none for {word!r}, the word for "
+            f"{value} in data.labels: give it another.",
+        )
+        require(
+            ids not in seen,
+            f"labels must differ in their tokens, and {word!r}, the word for {value} in "
+            f"data.labels, has those of {seen.get(ids)!r}: give it another.",
+        )
+        seen[ids] = word
 
 
 def _key(config: Config, survey: _Survey, chosen: Tokenizer | None) -> str:

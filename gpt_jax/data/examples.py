@@ -1,11 +1,12 @@
-"""Records to prompts and targets, by templates over their fields."""
+"""Records to what is read and what is learned: by templates over their fields, or as a chat."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from gpt_jax.config import DataConfig, InputError, nearest, read_template, require
+from gpt_jax.config import DataConfig, InputError, nearest, read_labels, read_template, require
+from gpt_jax.data import chat
 from gpt_jax.data.sources import pieces, records
 
 
@@ -14,8 +15,9 @@ class Example(NamedTuple):
 
     name: str
     """Of the record: source and position."""
-    prompt: str
-    target: str
+    parts: tuple[str, ...]
+    """Prompt and target; of a pair prompt, target and what was rejected; of a conversation prompts
+    and targets by turns, and two empty texts (`data/packing.py`)."""
 
 
 def examples(data: DataConfig) -> Iterator[Example]:
@@ -23,14 +25,29 @@ def examples(data: DataConfig) -> Iterator[Example]:
 
     Raises:
       InputError: a record cannot be read, lacks a field that a template names or has nothing in
-        it; or there is no record at all.
+        it, has a label without a word, or is no conversation; or there is no record at all.
     """
     empty = True
-    prompt, target = read_template(data.prompt), read_template(data.target)
+    prompt, target, rejected = map(read_template, (data.prompt, data.target, data.rejected))
+    words = read_labels(data.labels)
+
+    def answers(record: dict, name: str) -> Iterator[str]:
+        yield fill(prompt, record, name)
+        yield fill(target, record, name, words=words)
+        if rejected:
+            yield fill(rejected, record, name)
+
+    def turns(record: dict, name: str) -> Iterator[str]:
+        said = looked_up(record, tuple(data.chat.split("/")), name)
+        for pair in chat.spans(said, f"{data.chat} of {name}"):
+            yield from pair
+        yield from ("", "")
+
+    parts = turns if data.chat else answers
     for piece in pieces(data.files):
         for name, record in records(piece):
             empty = False
-            yield Example(name, fill(prompt, record, name), fill(target, record, name))
+            yield Example(name, tuple(parts(record, name)))
     require(not empty, f"there is no record in {', '.join(data.files)} (--data.files).")
 
 
@@ -39,17 +56,22 @@ def fill(
     record: dict,
     name: str,
     null: str | None = None,
+    words: Mapping[str, str] | None = None,
 ) -> str:
     """The text of a template, as `read_template` gives it, for the record of that name.
 
     Numbers and truth values are written as Python writes them, and `null` where there is nothing in
-    a field; None: that is an error. Raises InputError where the record
-    has no such field, nothing in it, or what is neither of these nor text.
+    a field; None: that is an error. Where there are `words`, they take the place of what is in the
+    fields. Raises InputError where the record has no such field, nothing in it, what is neither of
+    these nor text, or what there is no word for.
     """
-    return "".join(
-        part if not field else part + _text(looked_up(record, field, name), field, name, null)
-        for part, field in template
-    )
+    filled = ""
+    for part, field in template:
+        filled += part
+        if field:
+            value = _text(looked_up(record, field, name), field, name, null)
+            filled += _word(value, words, field, name) if words else value
+    return filled
 
 
 def looked_up(record: dict, field: tuple[str, ...], name: str) -> Any:
@@ -84,6 +106,15 @@ def _text(value: Any, field: tuple[str, ...], name: str, null: str | None) -> st
         "(python:PATH.py:FUNCTION).",
     )
     return str(value)
+
+
+def _word(value: str, words: Mapping[str, str], field: tuple[str, ...], name: str) -> str:
+    require(
+        value in words,
+        f"each value of a label has a word in data.labels, and {_written(field)} of {name} is "
+        f"{value!r:.60}: there are {', '.join(words)}.",
+    )
+    return words[value]
 
 
 def _written(field: tuple[str, ...]) -> str:

@@ -8,138 +8,16 @@ then the separator. On disk prompts and targets are documents by turns.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from gpt_jax.config import Config, require
+from gpt_jax.config import Config
 from gpt_jax.data.batches import READ_TOKENS, Batch, Samples, in_epochs
 from gpt_jax.data.corpus import PLAIN, Corpus
-from gpt_jax.data.hashes import mix64
+from gpt_jax.data.packing import Form, form_of, lay_out, ranges
 from gpt_jax.data.shards import TokenShards
-
-SCAN_TOKENS = 1 << 24
-"""Tokens that are searched for separators at a time."""
-
-
-class Fit(NamedTuple):
-    """How examples go into sequences."""
-
-    sizes: np.ndarray
-    """Tokens that each takes, (N,) int64; 0 where it is left out."""
-    cut: np.ndarray
-    """Tokens of its prompt that are left out, from the first on, (N,) int64."""
-    too_long: int
-    """Examples that are longer than a sequence ..."""
-    longest: int
-    """... and tokens of the longest."""
-    too_long_left_out: int
-    empty: int
-    """Examples without a target, which are left out."""
-
-
-def fit(
-    prompts: np.ndarray, targets: np.ndarray, length: int, rule: str, num_prefix: int = 0
-) -> Fit:
-    """What `DataConfig.too_long` makes of examples, by their tokens.
-
-    An example takes what stands before its target (the prefix and the prompt, or a separator), and
-    the target; what it predicts last is the separator, which is not read. "cut_prompt_start" leaves
-    out an example of whose prompt no token would be left, and "cut_target_end" one of whose target
-    no token would be learned; what is cut there does not end, so that no separator is learned.
-
-    Args:
-      prompts: tokens of each prompt, (N,) int64.
-      targets: tokens of each target, (N,) int64.
-      length: of a sequence.
-      rule: data.too_long.
-      num_prefix: tokens that are put before a prompt.
-
-    Raises:
-      InputError: an example is too long, and the rule is "error".
-    """
-    before = np.maximum(num_prefix + prompts, 1)
-    whole = before + targets
-    long = (whole > length) & (targets > 0)
-    sizes, cut, fits = np.minimum(whole, length), np.zeros_like(whole), ~long
-    if rule == "cut_prompt_start":
-        room = length - num_prefix - targets
-        fits |= room > 0
-        cut = np.where(long & fits, prompts - room, 0)
-    elif rule == "cut_target_end":
-        fits |= before <= length
-    number = int(long.sum())
-    longest = int(whole.max(initial=0))
-    require(
-        rule != "error" or number == 0,
-        f"an example must fit a sequence of {length} tokens, and {number:,} of {len(whole):,} "
-        f"do not; the longest has {longest:,}: raise data.sequence_length and "
-        "model.context_length, or say what becomes of them (--data.too-long drop, "
-        "cut_prompt_start or cut_target_end).",
-    )
-    sizes = np.where(fits & (targets > 0), sizes, 0)
-    return Fit(sizes, cut, number, longest, int((long & ~fits).sum()), int((targets == 0).sum()))
-
-
-def pack(sizes: np.ndarray, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which examples share a sequence: the longest first, each in the fullest that has room for it.
-
-    Best fit decreasing (Johnson 1973), which needs at most 11/9 of the fewest sequences, and with
-    many short examples next to none more. Examples of one size are alike to it, so that all of them
-    are placed at once; which is which of them is drawn by the seed, and no two runs of neighbours
-    stay together. A million examples take about a second.
-
-    Args:
-      sizes: tokens of each example, (N,), in [1, length].
-      length: of a sequence.
-      seed: any integer.
-
-    Returns:
-      first: (S + 1,) int64, where in `members` each of S sequences begins, and the end.
-      members: (N,) int64, the example at each place.
-    """
-    index = np.arange(len(sizes), dtype=np.uint64)
-    salt = mix64(np.array([seed % (1 << 64)], np.uint64))
-    by_size = np.lexsort((mix64(index + salt), -sizes))
-    counts = np.bincount(sizes, minlength=length + 1).tolist()
-    sequence = np.empty(len(sizes), np.int64)
-    with_room: dict[int, list[np.ndarray]] = {}
-    rooms: list[int] = []  # the keys of with_room, ascending
-
-    def put(room: int, numbers: np.ndarray) -> None:
-        if len(numbers) and room:
-            if room not in with_room:
-                bisect.insort(rooms, room)
-            with_room.setdefault(room, []).append(numbers)
-
-    done = opened = 0
-    for size in range(length, 0, -1):
-        stop = done + counts[size]
-        while done < stop:
-            place = bisect.bisect_left(rooms, size)
-            if place == len(rooms):
-                needed = -(-(stop - done) // (length // size))
-                put(length, np.arange(opened, opened + needed))
-                opened += needed
-                continue
-            room = rooms[place]
-            numbers = with_room[room].pop()
-            if not with_room[room]:
-                del with_room[room], rooms[place]
-            # What has taken one is the fullest that has room for the next, while it has any.
-            each = room // size
-            numbers, rest = np.split(numbers, [-(-(stop - done) // each)])
-            placed = min(stop - done, each * len(numbers))
-            sequence[done : done + placed] = np.repeat(numbers, each)[:placed]
-            full, more = divmod(placed, each)
-            put(room - each * size, numbers[:full])
-            put(room - more * size, numbers[full:])
-            put(room, rest)
-            done += placed
-    first = np.concatenate([[0], np.cumsum(np.bincount(sequence, minlength=opened))])
-    return first, by_size[np.argsort(sequence, kind="stable")]
 
 
 class Packed(Samples):
@@ -149,6 +27,10 @@ class Packed(Samples):
     same in all of them (`pack`). Attention, positions and segments begin anew with each example.
     What is left of a sequence is a segment of its own, of separators that weigh nothing;
     `padding` is their share.
+
+    Of pairs each sequence has one side of one: sample 2i ends in the answer that was chosen, and
+    sample 2i + 1 in the one that was rejected after the same prompt, so that rows 2i and 2i + 1 of
+    a batch, and of each micro-batch, are a pair where their numbers of rows are even.
     """
 
     def __init__(
@@ -158,47 +40,36 @@ class Packed(Samples):
         seed: int,
         too_long: str,
         prefix: tuple[int, ...] = (),
+        form: Form = "examples",
     ):
-        """Pack the examples of a split; raises InputError as `fit` does, and where none is left."""
+        """Pack the examples of a split; raises InputError as `lay_out` does."""
         self.sequence_length, self.seed = sequence_length, seed
         self._shards, self._prefix = shards, np.array(prefix, np.int32)
-        starts, lengths = _documents(shards)
-        prompts, targets = lengths[::2], lengths[1::2]
-        self.fit = fit(prompts, targets, sequence_length, too_long, len(prefix))
-        kept = np.flatnonzero(self.fit.sizes)
-        require(
-            len(kept) > 0,
-            f"a split needs an example that fits, and of the {len(prompts):,} in {shards.folder} "
-            f"{self.fit.empty:,} have no target and {self.fit.too_long_left_out:,} are too long "
-            f"for {sequence_length} tokens: see data.target, data.sequence_length and "
-            "data.too_long.",
+        self._documents, self.fit, self._layout = lay_out(
+            shards, form, sequence_length, seed, too_long, len(prefix)
         )
-        self.num_examples = len(prompts)
-        self._first, members = pack(self.fit.sizes[kept], sequence_length, seed)
-        self.num_samples = len(self._first) - 1
-        self._members = members = kept[members]
-        sizes, cut = self.fit.sizes[members], self.fit.cut[members]
-        # Of each place in the packing: where what is left of its prompt begins in the shards, the
-        # tokens before its target, and from which token on the shards are one ahead.
-        self._start = starts[::2][members] + cut
-        before = len(prefix) + prompts[members] - cut
-        self._before = np.maximum(before, 1)
-        # A separator parts prompt and target on disk. With nothing before the target it is read.
-        self._passed = np.where(before > 0, before, sequence_length + 1)
-        self._sizes = sizes
-        ends = np.cumsum(sizes)
-        per_sequence = np.diff(self._first)
-        self._offset = ends - sizes - np.repeat((ends - sizes)[self._first[:-1]], per_sequence)
+        self.form: Form = form
+        self.num_examples = len(self.fit.sizes)
+        self.num_samples = len(self._layout.first) - 1
+        sizes, first = self._layout.sizes, self._layout.first
+        begins = np.cumsum(sizes) - sizes
+        self._offset = begins - np.repeat(begins[first[:-1]], np.diff(first))
+
+    @property
+    def rows_together(self) -> int:
+        """Samples that follow each other in every epoch: the two of a pair."""
+        return 2 if self.form == "pairs" else 1
 
     @property
     def padding(self) -> float:
         """Share of the tokens of an epoch that are of no example."""
-        return 1 - self._sizes.sum() / (self.num_samples * self.sequence_length)
+        return 1 - self._layout.sizes.sum() / (self.num_samples * self.sequence_length)
 
     @property
     def num_learned(self) -> int:
         """Tokens of an epoch that the loss is of."""
-        return int((self._sizes - self._before + 1).sum())
+        read = self._read(np.arange(len(self._layout.sizes)))
+        return int(read.lengths[read.is_target].sum())
 
     def at(self, samples: np.ndarray) -> Batch:
         """The sequences of these samples.
@@ -210,23 +81,19 @@ class Packed(Samples):
           "inputs", "targets", "segment_ids" and "positions", (..., T) int32, and "weights",
           (..., T) float32: 1 where the target is of an example's target or the separator after it.
         """
-        _, sequence = in_epochs(samples.reshape(-1), self.num_samples, self.seed)
-        first = self._first[sequence]
-        counts = self._first[sequence + 1] - first
-        place = _ranges(first, counts)
+        sequence = self._sequences(samples.reshape(-1))
+        first = self._layout.first[sequence]
+        counts = self._layout.first[sequence + 1] - first
+        place = ranges(first, counts)
         row = np.repeat(np.arange(samples.size), counts)
-        sizes, before = self._sizes[place], self._before[place]
-        into = _ranges(row * self.sequence_length + self._offset[place], sizes)
-        position = _ranges(np.zeros_like(sizes), sizes)
-        learned = position >= np.repeat(before - 1, sizes)
-        targets = self._tokens(place, position + 1, sizes)
-        begins = np.cumsum(sizes) - sizes
-        inputs = np.concatenate([targets[:1], targets[:-1]])
-        inputs[begins] = self._tokens(place, np.zeros_like(sizes), np.ones_like(sizes))
+        sizes = self._layout.sizes[place]
+        into = ranges(row * self.sequence_length + self._offset[place], sizes)
+        tokens, is_target = self._tokens(place)
+        read = ranges(np.cumsum(sizes + 1) - sizes - 1, sizes)
 
         length = self.sequence_length
         last = first + counts - 1
-        used = self._offset[last] + self._sizes[last]
+        used = self._offset[last] + self._layout.sizes[last]
         separator = self._shards.index.separator
         batch = {
             "inputs": np.full((samples.size, length), separator, np.int32),
@@ -237,27 +104,72 @@ class Packed(Samples):
         }
         segment = np.repeat(place - np.repeat(first, counts), sizes)
         for name, values in {
-            "inputs": inputs,
-            "targets": targets,
+            "inputs": tokens[read],
+            "targets": tokens[read + 1],
             "segment_ids": segment,
-            "positions": position,
-            "weights": learned,
+            "positions": ranges(np.zeros_like(sizes), sizes),
+            "weights": is_target[read + 1],
         }.items():
             batch[name].reshape(-1)[into] = values
         return {name: x.reshape(*samples.shape, length) for name, x in batch.items()}
 
-    def _tokens(self, place: np.ndarray, at: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Tokens of the examples at some places of the packing, `counts` of each one.
+    def _sequences(self, samples: np.ndarray) -> np.ndarray:
+        """Which sequence each sample is, (N,) int64."""
+        together = self.rows_together
+        group, side = np.divmod(samples.astype(np.int64), together)
+        _, group = in_epochs(group, self.num_samples // together, self.seed)
+        return group * together + side
 
-        `at` is which token of its example each is: the prefix or a separator, the prompt, the
-        target, the separator.
+    def _tokens(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, whether each is of a target) of the examples at some places.
+
+        Of each one more than its size: the prefix or a separator, its documents, the separator at
+        its end.
         """
-        passed, start = (np.repeat(x[place], counts) for x in (self._passed, self._start))
-        prompt = at - len(self._prefix)
-        tokens = self._shards.take(start + np.maximum(prompt, 0) + (at >= passed))
-        ahead = prompt < 0
-        tokens[ahead] = self._prefix[at[ahead]]
-        return tokens
+        read, heads = self._read(place), len(self._prefix)
+        sizes = self._layout.sizes[place] + 1
+        begins = np.cumsum(sizes) - sizes
+        tokens, is_target = np.empty(sizes.sum(), np.int32), np.zeros(sizes.sum(), bool)
+        into = ranges(begins + heads, sizes - heads)
+        tokens[into] = self._shards.take(ranges(read.starts, read.lengths))
+        is_target[into] = np.repeat(read.is_target, read.lengths)
+        tokens[begins[:, None] + np.arange(heads)] = self._prefix
+        return tokens, is_target
+
+    def _read(self, place: np.ndarray) -> _Reading:
+        """What is read of the shards for the examples at some places."""
+        layout, heads = self._layout, len(self._prefix)
+        counts = layout.counts[place]
+        turn = ranges(np.zeros_like(counts), counts)
+        document = np.repeat(layout.document[place], counts)
+        document += turn * np.repeat(layout.step[place], counts)
+        starts = self._documents.starts[document]
+        lengths = self._documents.starts[document + 1] - 1 - starts
+        last = np.cumsum(counts) - 1
+        opening = last - counts + 1
+        starts[opening] += layout.cut[place]
+        lengths[opening] -= layout.cut[place]
+        # A separator follows each document on disk. It is read at the end of the example, and at
+        # its beginning where there is nothing else before the target.
+        lengths[last] += 1
+        if not heads:
+            lengths[opening] += lengths[opening] == 0
+        # What does not fit the sequence is left where it is.
+        before = np.cumsum(lengths) - lengths
+        before += heads - np.repeat(before[opening], counts)
+        room = np.repeat(layout.sizes[place] + 1, counts) - before
+        return _Reading(starts, np.clip(lengths, 0, np.maximum(room, 0)), turn % 2 == 1)
+
+
+class _Reading(NamedTuple):
+    """The documents of some examples, one after the other, as they are read of the shards."""
+
+    starts: np.ndarray
+    """First token of each, (D,) int64 ..."""
+    lengths: np.ndarray
+    """... how many are read, (D,) int64 ..."""
+    is_target: np.ndarray
+    """... and whether they are learned, (D,) bool."""
 
 
 def validation_batches(
@@ -294,14 +206,15 @@ def validation_bytes(packed: Packed, config: Config, byte_lengths: np.ndarray) -
 
 def _num_validated(packed: Packed, config: Config) -> int:
     """Sequences in a validation."""
-    asked = config.train.eval_tokens // packed.sequence_length
-    return (
-        min(max(asked, 1), packed.num_samples) if config.train.eval_tokens else packed.num_samples
-    )
+    if not config.train.eval_tokens:
+        return packed.num_samples
+    together = packed.rows_together
+    asked = config.train.eval_tokens // packed.sequence_length // together * together
+    return min(max(asked, together), packed.num_samples)
 
 
 def training_examples(corpus: Corpus, config: Config) -> Packed:
-    """What is learned of a corpus of prompts and targets; raises InputError as `Packed` does."""
+    """What is learned of a corpus of examples; raises InputError as `Packed` does."""
     return _packed(corpus.train[PLAIN], config.train.seed, corpus, config)
 
 
@@ -311,17 +224,19 @@ def held_out_examples(corpus: Corpus, config: Config) -> Packed:
 
 
 def _packed(shards: TokenShards, seed: int, corpus: Corpus, config: Config) -> Packed:
-    prefix = corpus.tokenizer.prefix
-    return Packed(shards, config.sequence_length, seed, config.data.too_long, prefix)
+    data, prefix = config.data, corpus.tokenizer.prefix
+    form = form_of(data)
+    return Packed(shards, config.sequence_length, seed, data.too_long, prefix, form)
 
 
 def describe_examples(samples: Packed, corpus: Corpus, config: Config) -> list[str]:
     """What is learned of the examples, and what becomes of those that are too long, in lines."""
     lines = []
+    what = {"examples": "examples", "chat": "conversations", "pairs": "pairs"}[samples.form]
     for name, packed in {"learn": samples, "test": held_out_examples(corpus, config)}.items():
         found, total, length = packed.fit, packed.num_examples, packed.sequence_length
         lines.append(
-            f"{name:<7} {np.count_nonzero(found.sizes):,} of {total:,} examples in "
+            f"{name:<7} {np.count_nonzero(found.sizes):,} of {total:,} {what} in "
             f"{packed.num_samples:,} sequences; of their tokens {packed.padding:.1%} are padding, "
             f"{packed.num_learned / (packed.num_samples * length):.1%} targets"
         )
@@ -332,30 +247,9 @@ def describe_examples(samples: Packed, corpus: Corpus, config: Config) -> list[s
             f"        {found.too_long:,} of {total:,} ({found.too_long / total:.2%}) are longer "
             f"than {length:,} tokens, the longest has {found.longest:,}{became}"
         )
+        lacking = "no reply" if samples.form == "chat" else "no target"
         if found.empty:
-            lines.append(f"        {found.empty:,} of {total:,} have no target: left out")
+            lines.append(f"        {found.empty:,} of {total:,} have {lacking}: left out")
+        if found.equal:
+            lines.append(f"        {found.equal:,} of {total:,} have equal answers: left out")
     return lines
-
-
-def _documents(shards: TokenShards) -> tuple[np.ndarray, np.ndarray]:
-    """(first token, tokens without the separator) of each document, counted through all shards."""
-    ends, passed = [], 0
-    for tokens in shards.tokens:
-        for start in range(0, len(tokens), SCAN_TOKENS):
-            part = tokens[start : start + SCAN_TOKENS]
-            ends.append(np.flatnonzero(part == shards.index.separator) + (passed + start))
-        passed += len(tokens)
-    end = np.concatenate(ends) if ends else np.zeros(0, np.int64)
-    require(
-        len(end) == shards.index.documents and len(end) % 2 == 0,
-        f"a separator ends each prompt and each target, and {shards.folder} has {len(end)} where "
-        f"there are {shards.index.documents} of these: delete {shards.folder.parent}.",
-    )
-    start = np.concatenate([[0], end[:-1] + 1])[: len(end)]
-    return start, end - start
-
-
-def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """For each start as many integers as its count, from it on; one after the other."""
-    total = np.cumsum(counts)
-    return np.arange(total[-1]) + np.repeat(starts - (total - counts), counts)

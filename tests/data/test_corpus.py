@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from gpt_jax.config import InputError
+from gpt_jax.config import DataConfig, InputError
 from gpt_jax.data import corpus as corpus_module
 from gpt_jax.data import shards as shards_module
 from gpt_jax.data import sources
-from gpt_jax.data.corpus import PLAIN, open_corpus, prepare
+from gpt_jax.data.corpus import PLAIN, check_labels, open_corpus, prepare
 from gpt_jax.data.sources import documents, held_out
 from gpt_jax.data.tokenizers import ByteTokenizer
 
@@ -251,3 +251,43 @@ def test_a_cache_that_cannot_be_written_is_named(experiment, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(InputError, match=r"cannot be written .*--data\.cache-dir"):
         prepare(experiment(cache_dir=str(tmp_path / "file" / "cache")), lambda line: None)
+
+
+class Lowering(ByteTokenizer):
+    """One that loses something: capitals, and every x."""
+
+    def _encode(self, text):
+        return super()._encode(text.lower().replace("x", ""))
+
+
+def test_labels_must_have_tokens_that_tell_them_apart():
+    fields = {"prompt": "{t}", "target": "{y}"}
+    same = DataConfig(**fields, labels=("0=no", "1=yes", "2=No"))
+    check_labels(same, ByteTokenizer())
+    with pytest.raises(InputError, match=r"'No', the word for 2 in .* those of 'no'"):
+        check_labels(same, Lowering())
+    none = DataConfig(**fields, labels=("0=no", "1=xX"))
+    check_labels(none, ByteTokenizer())
+    with pytest.raises(InputError, match="none for 'xX', the word for 1 in"):
+        check_labels(none, Lowering())
+    # With a space before it that word has tokens, if none of its own.
+    check_labels(dataclasses.replace(none, target=" {y}"), Lowering())
+
+
+def test_labels_are_checked_with_the_tokenizer_of_the_corpus(experiment, tmp_path, monkeypatch):
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps({"t": f"{i}", "y": i % 2}) + "\n" for i in range(40)))
+    fields = {"prompt": "{t}", "target": "{y}", "labels": ("0=no", "1=No")}
+    config = experiment(files=(str(path),), tokenizer="bytes", **fields)
+    prepare(config, lambda line: None)
+    monkeypatch.setattr("gpt_jax.data.corpus.load_tokenizer", lambda _: Lowering())
+    with pytest.raises(InputError, match="'No', the word for 1"):
+        prepare(config, lambda line: None)
+
+
+def test_conversations_without_any_reply_are_refused(experiment, tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"m": ["Hi."]}\n' * 30)
+    config = experiment(files=(str(path),), chat="m", tokenizer="bytes")
+    with pytest.raises(InputError, match=r"in none of the 30 in .* does the assistant speak"):
+        prepare(config, lambda line: None)

@@ -85,12 +85,12 @@ def test_records_of_any_source_become_examples(tmp_path):
     files = (str(tmp_path / "a.jsonl"), f"python:{tmp_path}/c.py:pairs")
     data = DataConfig(files=files, prompt="<{text}>", target="{de}")
     assert [*examples(data)] == [
-        Example("a.jsonl:1", "<t>", "W0"),
-        Example("a.jsonl:2", "<t>", "W1"),
-        Example("c.py:pairs:0", "<x>", "y"),
+        Example("a.jsonl:1", ("<t>", "W0")),
+        Example("a.jsonl:2", ("<t>", "W1")),
+        Example("c.py:pairs:0", ("<x>", "y")),
     ]
     alone = DataConfig(files=(str(tmp_path / "b.txt"),), prompt="Say: ", target="{text}")
-    assert [*examples(alone)] == [Example("b.txt", "Say: ", "whole")]
+    assert [*examples(alone)] == [Example("b.txt", ("Say: ", "whole"))]
 
 
 def test_no_record_at_all_is_an_error(tmp_path):
@@ -105,8 +105,57 @@ def test_functions_of_the_library_are_examples(root):
     (path,) = root.glob("experiments/name_functions.py")
     data = load_experiment(path, []).data
     found = [*itertools.islice(examples(data), 50)]
-    assert len({example.prompt for example in found}) == 50
-    for _, prompt, target in found:
+    assert len({example.parts[0] for example in found}) == 50
+    for _, (prompt, target) in found:
         assert prompt.startswith("# ")
         assert prompt.count("\n") == 1
         ast.parse(f"{prompt}{target}\n    pass")
+
+
+def written(tmp_path, *rows):
+    """A JSONL file of these records."""
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return (str(path),)
+
+
+def test_labels_are_written_as_their_words(tmp_path):
+    files = written(tmp_path, {"t": "good", "y": 1}, {"t": "0", "y": "0"})
+    data = DataConfig(
+        files=files, prompt="{t}:", target=" {y}.", labels=("0=negative", "1=positive")
+    )
+    assert [example.parts for example in examples(data)] == [
+        ("good:", " positive."),
+        ("0:", " negative."),
+    ]
+    other = DataConfig(files=files, prompt="{t}:", target=" {y}", labels=("1=positive",))
+    with pytest.raises(InputError, match=r"\{y\} of x\.jsonl:2 is '0': there are 1"):
+        [*examples(other)]
+
+
+def test_a_pair_has_three_parts(tmp_path):
+    files = written(tmp_path, {"q": "a", "good": "b", "bad": {"text": "c"}})
+    data = DataConfig(files=files, prompt="{q}", target="{good}", rejected="{bad[text]}")
+    assert [*examples(data)] == [Example("x.jsonl:1", ("a", "b", "c"))]
+
+
+def test_a_conversation_has_its_turns_and_an_end(tmp_path):
+    """In a field within another; one in which the assistant is silent has the end alone."""
+    files = written(tmp_path, {"a": {"b": ["Hi.", "Ho."]}}, {"a": {"b": ["Hi."]}})
+    asked = "<|user|>\nHi.\n<|end|>\n<|assistant|>\n"
+    assert [*examples(DataConfig(files=files, chat="a/b"))] == [
+        Example("x.jsonl:1", (asked, "Ho.\n<|end|>\n", "", "")),
+        Example("x.jsonl:2", ("", "")),
+    ]
+    with pytest.raises(InputError, match=r"x\.jsonl:1 has no \{a\[c\]\}: at 'c', there are b"):
+        [*examples(DataConfig(files=files, chat="a/c"))]
+    files = written(tmp_path, {"b": ["Hi."]}, {"b": [{"role": "bot", "content": "Hi."}]})
+    with pytest.raises(InputError, match=r"message 0 of b of x\.jsonl:2 is not known: 'bot'"):
+        [*examples(DataConfig(files=files, chat="b"))]
+
+
+def test_a_malformed_line_is_named(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"m": ["Hi.", "Ho."]}\n{"m": ["Hi."\n')
+    with pytest.raises(InputError, match=r"JSON object, and .*/x\.jsonl:2 is not"):
+        [*examples(DataConfig(files=(str(path),), chat="m"))]

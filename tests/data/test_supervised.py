@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from gpt_jax.config import InputError
 from gpt_jax.data.batches import train_batches
 from gpt_jax.data.corpus import prepare
+from gpt_jax.data.packing import fit, pack
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.data.shards import ShardIndex, TokenShards
 from gpt_jax.data.sources import is_held_out
 from gpt_jax.data.supervised import (
     Packed,
     describe_examples,
-    fit,
     held_out_examples,
-    pack,
     training_examples,
     validation_batches,
     validation_bytes,
@@ -33,7 +32,11 @@ def shards_of(*sizes, split_at=()):
     """Prompts and targets by turns, of these many tokens: the ids 1, 2, 3, ... with 0 at the end of
     each; `split_at`: places at which another shard begins.
     """
-    lengths = [size for pair in sizes for size in pair]
+    return shards_with([size for pair in sizes for size in pair], split_at)
+
+
+def shards_with(lengths, split_at=()):
+    """Documents of these many tokens, likewise."""
     ends = np.cumsum(np.array(lengths) + 1) - 1
     tokens = np.arange(1, ends[-1] + 2, dtype=np.uint16)
     tokens[ends] = 0
@@ -70,6 +73,11 @@ def by_loop(shards, length, rule, prefix=()):
         weights = [float(place >= len(head)) for place in range(1, len(whole))]
         found.append((whole[:-1], whole[1:], weights))
     return sorted(found), fates
+
+
+def chats_of(*talks):
+    """Conversations of prompts and targets by turns, of these many tokens: ids 1, 2, 3, ..."""
+    return shards_of(*(pair for talk in talks for pair in [*talk, (0, 0)]))
 
 
 def read_back(batch, separator=0):
@@ -148,6 +156,157 @@ def test_what_is_too_long_by_a_table(rule, expected):
     assert packed.fit.too_long_left_out == 2 - len(expected)
     assert packed.fit.longest == 7
     assert packed.fit.empty == 1
+
+
+def test_a_conversation_by_a_table():
+    """Prompts 1 2 and 6 with targets 4 and 8 9, then none at all, then 14 with 16: every target is
+    learned after all before it, and only the end of the last is a separator.
+    """
+    shards = chats_of([(2, 1), (1, 2)], [], [(1, 1)])
+    packed = Packed(shards, 9, 0, "drop", form="chat")
+    batch = packed.at(np.arange(1))
+    assert {name: x.tolist() for name, x in batch.items()} == {
+        "inputs": [[1, 2, 4, 6, 8, 9, 15, 17, 0]],
+        "targets": [[2, 4, 6, 8, 9, 0, 17, 0, 0]],
+        "weights": [[0, 1, 0, 1, 1, 1, 1, 1, 0]],
+        "segment_ids": [[0, 0, 0, 0, 0, 0, 1, 1, 2]],
+        "positions": [[0, 1, 2, 3, 4, 5, 0, 1, 0]],
+    }
+    assert packed.num_learned == 6
+    assert packed.num_examples == 3
+    assert packed.fit.empty == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("drop", []),
+        ("cut_prompt_start", [([2, 4, 6, 8, 9], [4, 6, 8, 9, 0], [1, 0, 1, 1, 1])]),
+        ("cut_target_end", [([1, 2, 4, 6, 8], [2, 4, 6, 8, 9], [0, 1, 0, 1, 1])]),
+    ],
+)
+def test_a_conversation_that_is_too_long_by_a_table(rule, expected):
+    """Sequences of 5, of the conversation above with 6, and one of 5 whose replies are all of it:
+    from its start nothing can be cut.
+    """
+    shards = chats_of([(2, 1), (1, 2)], [(1, 1)])
+    packed = Packed(shards, 5, 0, rule, form="chat")
+    short = ([13, 15], [15, 0], [1, 1])
+    assert read_back(packed.at(np.arange(packed.num_samples))) == sorted([*expected, short])
+    assert packed.fit.too_long == 1
+
+
+@settings(deadline=None)
+@given(
+    talks=st.lists(
+        st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), max_size=4),
+        min_size=1,
+        max_size=12,
+    ),
+    length=st.integers(4, 24),
+    num_prefix=st.integers(0, 2),
+    rule=st.sampled_from(RULES),
+)
+def test_every_reply_is_learned_as_by_a_loop(talks, length, num_prefix, rule):
+    """Against a loop over conversations: whole ones, in order, learned where a reply is."""
+    shards, prefix = chats_of(*talks), (5001, 5002)[:num_prefix]
+    tokens, expected = iter(np.concatenate(shards.tokens).tolist()), []
+    for talk in talks:
+        read = [(i, 0.0) for i in prefix]
+        for sizes in talk:
+            for size, weight in zip(sizes, (0.0, 1.0), strict=True):
+                read += [(next(tokens), weight) for _ in range(size)]
+                assert next(tokens) == 0
+        assert [next(tokens), next(tokens)] == [0, 0]
+        whole = [*read, (0, 1.0)]
+        over = len(read) - length
+        if over > 0 and rule == "cut_prompt_start" and over < talk[0][0]:
+            whole = whole[:num_prefix] + whole[num_prefix + over :]
+        elif over > 0 and rule == "cut_target_end" and num_prefix + talk[0][0] <= length:
+            whole = whole[: length + 1]
+        elif over > 0 or not talk:
+            continue
+        ids, weights = zip(*whole, strict=True)
+        expected.append(([*ids[:-1]], [*ids[1:]], [*weights[1:]]))
+    if not expected:
+        with pytest.raises(InputError, match="a split needs an example that fits"):
+            Packed(shards, length, 0, rule, prefix, "chat")
+        return
+    packed = Packed(shards, length, 0, rule, prefix, "chat")
+    batch = packed.at(np.arange(packed.num_samples))
+    assert read_back(batch) == sorted(expected)
+    assert packed.num_learned == batch["weights"].sum()
+
+
+def triples_of(*sizes):
+    """Prompts, chosen and rejected answers of these many tokens; the ids 1, 2, 3, ..."""
+    return shards_with([size for triple in sizes for size in triple])
+
+
+def test_pairs_by_a_table():
+    """Prompt 1 2, chosen 4, rejected 6 7; none, 10, 12; 14 15, 17, 19; an answer without tokens.
+    Row 2i is the chosen and row 2i + 1 the rejected answer of a pair, with the prompt of both.
+    """
+    shards = triples_of((2, 1, 2), (0, 1, 1), (2, 1, 1), (1, 0, 1))
+    packed = Packed(shards, 4, 0, "drop", form="pairs")
+    assert packed.num_samples == 6
+    assert packed.fit.empty == 1
+    batch = packed.at(np.arange(6))
+    names = ("inputs", "targets", "weights")
+    rows = [tuple(batch[name][i].tolist() for name in names) for i in range(6)]
+    assert sorted(zip(rows[::2], rows[1::2], strict=True)) == [
+        (
+            ([0, 10, 0, 0], [10, 0, 0, 0], [1, 1, 0, 0]),
+            ([0, 12, 0, 0], [12, 0, 0, 0], [1, 1, 0, 0]),
+        ),
+        (
+            ([1, 2, 4, 0], [2, 4, 0, 0], [0, 1, 1, 0]),
+            ([1, 2, 6, 7], [2, 6, 7, 0], [0, 1, 1, 1]),
+        ),
+        (
+            ([14, 15, 17, 0], [15, 17, 0, 0], [0, 1, 1, 0]),
+            ([14, 15, 19, 0], [15, 19, 0, 0], [0, 1, 1, 0]),
+        ),
+    ]
+    assert (batch["segment_ids"][:, 0] == 0).all()
+    assert packed.num_learned == batch["weights"].sum() == 13
+    # In every epoch the rows of a pair stay together, whatever part of it is asked for.
+    later = packed.at(np.arange(6) + 6 * 5)
+    assert {later["inputs"][i].tobytes() for i in range(0, 6, 2)} == {
+        batch["inputs"][i].tobytes() for i in range(0, 6, 2)
+    }
+    alone = packed.at(np.arange(33, 34))
+    assert alone["inputs"].tolist() == later["inputs"][3:4].tolist()
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("drop", []),
+        # Prompt 1 2 3, chosen 5, rejected 7 8 9: both lose what the longer of them needs.
+        ("cut_prompt_start", [[3, 5, 0, 0], [3, 7, 8, 9]]),
+        ("cut_target_end", [[1, 2, 3, 5], [1, 2, 3, 7]]),
+    ],
+)
+def test_a_pair_that_is_too_long_by_a_table(rule, expected):
+    packed = Packed(triples_of((3, 1, 3), (1, 1, 1)), 4, 0, rule, form="pairs")
+    rows = packed.at(np.arange(packed.num_samples))["inputs"].tolist()
+    assert sorted(rows) == sorted([*expected, [11, 13, 0, 0], [11, 15, 0, 0]])
+    assert packed.fit.too_long == 1
+
+
+def test_a_pair_of_equal_answers_teaches_nothing():
+    shards = triples_of((1, 2, 2), (1, 2, 2), (1, 1, 2))
+    tokens = shards.tokens[0]
+    tokens[13:15] = tokens[10:12]  # of the second
+    packed = Packed(shards, 8, 0, "drop", form="pairs")
+    assert packed.num_samples == 4
+    assert packed.fit.equal == 1
+    assert packed.fit.empty == 0
+    shards = triples_of((1, 1, 1))
+    shards.tokens[0][:] = [5, 0, 6, 0, 6, 0]
+    with pytest.raises(InputError, match=r"of the 1 in .* 0 have no target, 1 have equal answers"):
+        Packed(shards, 8, 0, "drop", form="pairs")
 
 
 def test_what_is_too_long_may_be_an_error():
