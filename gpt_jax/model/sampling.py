@@ -51,10 +51,11 @@ def keep_top_k(logits_BV: Array, k: int) -> Array:
     return jnp.where(logits_BV < least_B1, -jnp.inf, logits_BV)
 
 
-def keep_top_p(logits_BV: Array, p: float) -> Array:
+def keep_top_p(logits_BV: Array, p: float | Array) -> Array:
     """-inf for all but the smallest set of likeliest tokens with probability p or more.
 
-    Ties with the least of them are kept; so is the likeliest token, whatever p.
+    Ties with the least of them are kept; so is the likeliest token, whatever p. A (B, 1) array is a
+    p for each row.
     """
     sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
     probabilities_BV = jax.nn.softmax(sorted_BV, axis=-1)
@@ -77,3 +78,23 @@ def sample(logits_BV: Array, seen_BV: Array, keys_B: Array, how: Sampling) -> Ar
     if how.top_p < 1:
         logits_BV = keep_top_p(logits_BV, how.top_p)
     return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+
+
+def sample_each(
+    logits_BV: Array, keys_B: Array, temperature_B: Array, top_p_B: Array, filtered: Array
+) -> Array:
+    """What `sample` draws, (B,) int32, with a temperature and a top_p of each row's own.
+
+    `filtered`, () bool: whether any top_p is below 1; the vocabulary is sorted only then.
+    """
+    greedy_B = temperature_B < jnp.finfo(jnp.float32).tiny
+    top_p_B1 = top_p_B[:, None]
+    divisor_B1 = jnp.where(greedy_B, 1, temperature_B)[:, None]
+    scaled_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / divisor_B1
+    scaled_BV = jax.lax.cond(
+        filtered,
+        lambda: jnp.where(top_p_B1 < 1, keep_top_p(scaled_BV, top_p_B1), scaled_BV),
+        lambda: scaled_BV,
+    )
+    drawn_B = jax.vmap(jax.random.categorical)(keys_B, scaled_BV)
+    return jnp.where(greedy_B, logits_BV.argmax(-1), drawn_B).astype(jnp.int32)

@@ -16,6 +16,7 @@ from gpt_jax.model.sampling import Sampling
 penalise, keep_top_p = jax.jit(sampling.penalise), jax.jit(sampling.keep_top_p)
 keep_top_k = jax.jit(sampling.keep_top_k, static_argnums=1)
 sample = jax.jit(sampling.sample, static_argnums=3)
+sample_each = jax.jit(sampling.sample_each)
 
 INF = np.inf
 LOGITS = arrays(
@@ -208,3 +209,20 @@ def test_a_parameter_out_of_range_is_refused(field, value):
 def test_the_limits_themselves_are_in_range():
     """Zero temperature and a p of one are asked for every day."""
     assert Sampling(temperature=0, top_k=0, top_p=1, repetition_penalty=0.5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-40, 0.5, 1.0, 1e6])
+@pytest.mark.parametrize("top_p", [1e-9, 0.4, 1.0])
+def test_rows_with_settings_of_their_own_are_drawn_as_by_themselves(temperature, top_p):
+    """Among rows of other settings, against `sample` with the row's own."""
+    random = np.random.default_rng(5)
+    logits = jnp.asarray(random.normal(0, 3, (3, 50)), jnp.float32)
+    keys = jax.random.split(jax.random.key(3), 3)
+    temperatures = jnp.array([0.7, temperature, 0.0])
+    top_ps = jnp.array([1.0, top_p, 0.3])
+    found = sample_each(logits, keys, temperatures, top_ps, jnp.array(True))
+    how = Sampling(temperature=temperature, top_p=top_p)
+    expected = sample(logits, jnp.zeros((3, 50), bool), keys, how)
+    assert found[1] == expected[1]
+    unfiltered = sample_each(logits, keys, temperatures, jnp.ones(3), jnp.array(False))
+    assert unfiltered[0] == sample(logits, jnp.zeros((3, 50), bool), keys, Sampling(1, 0.7))[0]

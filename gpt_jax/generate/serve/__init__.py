@@ -1,0 +1,1 @@
+"""Text for many at once, by OpenAI's API."""
