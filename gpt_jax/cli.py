@@ -28,6 +28,7 @@ OF_RECIPES = (["data", "build"], ["data", "bench"])
 """Those that take a recipe's."""
 OF_RUNS = {
     "generate": ("write text with a trained model", "gpt_jax.generate"),
+    "report": ("compare evaluations on one page", "gpt_jax.evaluate.report"),
 }
 """Commands that do something with runs: what they are for, and the package that has their
 `options.add_options(parser, name)`, of the standard library alone, and `command.run(options)`."""

@@ -1,0 +1,1 @@
+"""One page that compares evaluations: `gpt-jax report`."""
