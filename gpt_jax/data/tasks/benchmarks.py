@@ -181,6 +181,7 @@ def _questions() -> Iterator[RecordTask]:
             rows=_trivia if trivia else None,
             prompt="Q: {question}\n\nA:",
             target=f" {{{field}}}",
+            metrics=("exact_match_normalised", "f1"),
         )
 
 
@@ -282,7 +283,7 @@ def _reading() -> Iterator[RecordTask]:
         rows=_coqa,
         prompt="{asked}",
         target=" {answer}",
-        metrics=("f1", "exact_match"),
+        metrics=("f1", "exact_match_normalised"),
     )
     yield RecordTask(
         "drop",
@@ -291,7 +292,7 @@ def _reading() -> Iterator[RecordTask]:
         rows=_drop,
         prompt="Passage: {passage}\nQuestion: {question}\nAnswer:",
         target=" {found}",
-        metrics=("f1", "exact_match"),
+        metrics=("f1", "exact_match_normalised"),
     )
     yield RecordTask(
         "quac",
@@ -300,7 +301,7 @@ def _reading() -> Iterator[RecordTask]:
         rows=_quac,
         prompt="TITLE: {title} - {section_title}\nPARAGRAPH: {context}\n\nQ: {question}\n\nA:",
         target=" {found}",
-        metrics=("f1", "exact_match"),
+        metrics=("f1", "exact_match_normalised"),
         max_new_tokens=64,
     )
     yield RecordTask(
@@ -310,7 +311,7 @@ def _reading() -> Iterator[RecordTask]:
         rows=_squad,
         prompt="Title: {title}\n\nBackground: {context}\n\nQ: {question}\n\nA:",
         target=" {found}",
-        metrics=("f1", "exact_match"),
+        metrics=("f1", "exact_match_normalised"),
     )
     for config, letter, figure in (("high", "h", 1), ("middle", "m", 3)):
         yield RecordTask(
@@ -390,7 +391,7 @@ def _super_glue_reading() -> Iterator[RecordTask]:
         '"*{pronoun}*" refer to?\nAnswer:',
         target=" {noun}",
         delimiter="\n=====\n",
-        metrics=("exact_match",),
+        metrics=("exact_match_normalised",),
     )
     yield RecordTask(
         "multirc",

@@ -47,10 +47,7 @@ class Task:
     """(split, seed) -> questions: shots are drawn from train, test is scored. Raises InputError
     with file and line, or the record's name, where one is malformed."""
     metrics: tuple[str, ...]
-    """Names of what is told, the main one first; `gpt_jax.evaluate.scores` has them. Of kind
-    "choice": accuracy (by the likelihood as it is), accuracy_per_token, accuracy_per_byte,
-    accuracy_unconditional; "generate": exact_match, f1, bleu, rouge1, rouge2, rougeL, pass@1;
-    "text": perplexity, bits_per_byte."""
+    """Names of what is told, the main one first; `gpt_jax.evaluate.scores.NAMES` has them."""
     instruction: str = ""
     """What stands before the first shot."""
     delimiter: str = "\n\n"
