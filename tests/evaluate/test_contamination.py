@@ -9,6 +9,7 @@ from rich.console import Console
 from gpt_jax.config import Config
 from gpt_jax.data.build.steps import build
 from gpt_jax.data.recipe import Benchmark, Decontaminate, Recipe, Source, Vocabulary
+from gpt_jax.data.tasks.records import RecordTask
 from gpt_jax.data.tasks.registry import find_task
 from gpt_jax.evaluate.contamination import contamination
 
@@ -75,6 +76,20 @@ def test_a_task_is_known_by_its_name_too(corpus, tmp_path):
     (tmp_path / "harbour_quiz.jsonl").write_text((corpus / "quiz.jsonl").read_text())
     said = contamination(config_of(corpus / "corpus"), find_task(f"{tmp_path}/harbour_quiz.jsonl"))
     assert said.found == 2
+
+
+def test_of_a_record_that_was_found_no_question_is_clean(corpus):
+    """A definition that makes two questions of each record."""
+
+    def rows(record):
+        return [record, {"prompt": record["target"], "target": record["prompt"]}]
+
+    task = RecordTask(
+        "two", test=(f"{corpus}/quiz.jsonl",), prompt="{prompt}", target="{target}", rows=rows
+    ).task()
+    said = contamination(config_of(corpus / "corpus"), task)
+    clean = [said.is_clean(question) for question in task.questions("test", 0)]
+    assert clean == [True, True, False, False, True, True, False, False]
 
 
 def test_what_the_origin_was_trained_on_counts(corpus, tmp_path):
