@@ -17,8 +17,9 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from gpt_jax.config import Config, InputError, require
+from gpt_jax.config import STEP_HELP, Config, InputError, require
 from gpt_jax.experiment import defined, load_experiment, overridden
 from gpt_jax.paths import told_of_buckets, user_path
 
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
     export.add_argument("folder", metavar="DIR", type=Path, help="a new folder, for the model")
     export.add_argument("--dtype", choices=dtypes, help="of the weights (default: as they are)")
+    export.add_argument("--step", metavar="N|best|last", help=STEP_HELP)
     export.add_argument(
         "--max-file-gb", type=float, default=5.0, help="of weights in one file (default: 5)"
     )
@@ -183,11 +185,18 @@ def _add_host_options(train: argparse.ArgumentParser) -> None:
     )
 
 
+def _open_foreign(folder: Path) -> Any:
+    """What of a folder in the Hugging Face format a run can start from."""
+    from gpt_jax.interop.origin import open_folder
+
+    return open_folder(folder)
+
+
 def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from gpt_jax.parallel import platform
 
     platform.configure()
-    config = load_experiment(options.experiment, overrides)
+    config = load_experiment(options.experiment, overrides, reader=_open_foreign)
     from gpt_jax.parallel import hosts
 
     with hosts.joined(
@@ -225,6 +234,9 @@ def _train_here(config: Config, options: argparse.Namespace, overrides: Sequence
             f"{f' (gzip -9 on {same}: {gzip:.4f})' if gzip else ''}\n",
             flush=True,
         )
+        best = outcome.best
+        if best.step and (best.step < outcome.step or best.metric != "val_loss"):
+            print(f"best    {best.metric} {best.value:.4f} at step {best.step}\n", flush=True)
         try:
             sample = _write_sample(outcome.folder, outcome.config)
         except InputError as error:  # such as a prompt that is too long: no reason to hide the rest
@@ -236,7 +248,7 @@ def _train_here(config: Config, options: argparse.Namespace, overrides: Sequence
         print(f"run     {workdir}", flush=True)
     else:
         logging.getLogger("gpt_jax").setLevel(logging.ERROR)  # the first says it
-    outcome = train(config, workdir)
+    outcome = train(config, workdir, reader=_open_foreign)
     # The others stay until it has spoken: a host that ends early is one that is lost.
     hosts.on_first(lambda: tell(outcome))
 
@@ -317,7 +329,7 @@ def _export(options: argparse.Namespace, _: Sequence[str]) -> None:
         f"a file holds a positive number of GB, and --max-file-gb is {options.max_file_gb}.",
     )
     most = int(options.max_file_gb * 1e9)
-    kind = export(options.run_folder, options.folder, options.dtype, most)
+    kind = export(options.run_folder, options.folder, options.dtype, most, options.step)
     print(f"{options.folder} holds the model of {options.run_folder} as transformers' {kind}.")
 
 
@@ -325,7 +337,7 @@ def _bench(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from gpt_jax.parallel import platform
 
     platform.configure()
-    config = load_experiment(options.experiment, overrides, "bench")
+    config = load_experiment(options.experiment, overrides, "bench", _open_foreign)
     from gpt_jax.bench import as_table, measure
 
     figures = measure(config)
@@ -333,7 +345,7 @@ def _bench(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _shard(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    config = load_experiment(options.experiment, overrides, "shard")
+    config = load_experiment(options.experiment, overrides, "shard", _open_foreign)
     from gpt_jax.plan.shard import as_table, layout
 
     sizes = dataclasses.asdict(config.mesh).values()
@@ -363,14 +375,16 @@ def _data(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     paths = [user_path(path) for path in options.experiment]
-    experiments = [(path, load_experiment(path, overrides, "plan")) for path in paths]
+    experiments = [
+        (path, load_experiment(path, overrides, "plan", _open_foreign)) for path in paths
+    ]
     from gpt_jax.plan.command import run
 
     run(options, experiments, overrides)
 
 
 def _launch(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    config = load_experiment(options.experiment, overrides, "launch")
+    config = load_experiment(options.experiment, overrides, "launch", _open_foreign)
     from gpt_jax.launch.command import run
 
     run(options, config, overrides)

@@ -5,8 +5,8 @@ refused in milliseconds. `Config` is what an experiment file's `get_config()` re
 
 Tokens are the unit: run length, warm-up, decay and batch are counted in tokens, never in steps.
 The rules that need to know the devices (mesh, micro-batch) are checked in `parallel/` and `train/`.
-The model's part is in `model_config.py`, what fields are checked and read from JSON with in
-`fields.py`; both are imported from here.
+The model's part is in `model_config.py`, what of it is trained in `tune_config.py`, what fields are
+checked and read from JSON with in `fields.py`; all are imported from here.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ from gpt_jax.model_config import (  # noqa: F401
     PositionEncoding,
     Remat,
 )
+from gpt_jax.tune_config import TuneConfig
+
+STEP_HELP = "whose parameters (default: the best of a run with train.patience, else the last)"
+"""Of the option --step of every command that reads a run."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,9 @@ class TrainConfig:
     """How long, in what batches, how often it is looked at."""
 
     total_tokens: int = 10_000_000
+    epochs: float = 0.0
+    """How often all training samples are gone through; total_tokens then follows from it, once the
+    data is known. 0: total_tokens says how long the run is."""
     batch_tokens: int = 4096
     """The global batch, a property of the experiment and not of the devices it runs on."""
     ramp_start_tokens: int = 0
@@ -239,6 +246,18 @@ class TrainConfig:
     """Steps between validations; there is always one at the end."""
     eval_tokens: int = 0
     """Tokens of the validation split that are evaluated. 0: all of it."""
+    tasks: tuple[str, ...] = ()
+    """Tasks, by the names that `gpt-jax evaluate` takes, that are scored at each validation."""
+    task_shots: int = 0
+    """Solved examples that stand before each question of a task."""
+    task_examples: int = 200
+    """Questions of each task, at most."""
+    best: str = "val_loss"
+    """The metric that tells the best checkpoint: val_loss or another of a validation, or
+    TASK/METRIC. Lower is better of losses, perplexities and bits, higher of all else."""
+    patience: int = 0
+    """Validations in a row without a better `best` after which the run ends; each better one is
+    saved. 0: the run goes to its end."""
     sample_prompt: str = ""
     """The run ends with a sample that continues this."""
     sample_tokens: int = 128
@@ -252,10 +271,12 @@ class TrainConfig:
         require_types(self)
         require_positive(self, "total_tokens", "batch_tokens", "max_skipped_in_row")
         require_positive(self, "log_every", "eval_every", "heartbeat_seconds")
+        require_positive(self, "task_examples")
         require_range(self, 0.0, 1.0, "label_smoothing")
         require(self.z_loss >= 0, f"z_loss is negative: {self.z_loss}.")
+        require(0 <= self.epochs < 1e9, f"epochs must be 0 or more, and they are {self.epochs}.")
         names = ("device_batch_tokens", "eval_tokens", "sample_tokens", "seed", "ramp_tokens")
-        for name in (*names, "watchdog_seconds"):
+        for name in (*names, "watchdog_seconds", "task_shots", "patience"):
             require(getattr(self, name) >= 0, f"{name} is negative: {getattr(self, name)}.")
         require(
             (self.ramp_start_tokens > 0) == (self.ramp_tokens > 0),
@@ -267,6 +288,13 @@ class TrainConfig:
             f"ramp_start_tokens={self.ramp_start_tokens} must not exceed "
             f"batch_tokens={self.batch_tokens}.",
         )
+        task, _, metric = self.best.partition("/")
+        require(
+            self.best.startswith("val_") or bool(task in self.tasks and metric),
+            "train.best is a metric of the validation, such as val_loss, or TASK/METRIC of one of "
+            f"train.tasks, and it is {self.best!r} with the tasks "
+            f"{', '.join(self.tasks) or '(none)'}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -277,7 +305,7 @@ class CheckpointConfig:
     """Steps between checkpoints; there is always one at the end, and one at SIGTERM or Ctrl-C."""
     keep_last: int = 2
     keep_best: int = 1
-    """Besides the last ones, those of lowest validation loss, of the steps that were validated."""
+    """Besides the last ones, those best by train.best, of the steps that were validated."""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -317,11 +345,14 @@ class Config:
     name: str = "experiment"
     """Names the run's folder under runs/ where --workdir does not."""
     init_from: str = ""
-    """A run, trained or converted, whose newest parameters are the initial ones of this one."""
+    """Whose parameters are the initial ones of this run: a run, here or in a bucket, or a folder
+    here in the Hugging Face format. Where the experiment says nothing of the model (it is
+    ModelConfig()), model and tokenizer are those of that run or folder too."""
     compiler_options: tuple[str, ...] = ()
     """XLA's, for the training step, as NAME=VALUE; one of another platform (xla_tpu_ and xla_jf_
     are TPUs', xla_gpu_ GPUs', xla_cpu_ CPUs') is left out."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -344,12 +375,12 @@ class Config:
                 f"divide into sequences of {length}: the nearest that do are "
                 f"{tokens // length * length} and {(tokens // length + 1) * length}.",
             )
+        if self.train.epochs == 0:
+            self.check_warmup()
         require(
-            self.optimizer.warmup_tokens <= self.decay_tokens,
-            "the learning rate cannot decay before it has warmed up: optimizer.warmup_tokens="
-            f"{self.optimizer.warmup_tokens} is more than the {self.decay_tokens} tokens of "
-            f"{'optimizer.decay_tokens' if self.optimizer.decay_tokens else 'train.total_tokens'}"
-            ": shorten --optimizer.warmup-tokens.",
+            self.train.patience == 0 or self.checkpoint.keep_best > 0,
+            "a run with train.patience ends after its best step, and checkpoint.keep_best=0 would "
+            "not keep that: set --checkpoint.keep-best 1.",
         )
         for option in self.compiler_options:
             name, _, value = option.partition("=")
@@ -358,6 +389,16 @@ class Config:
                 "a compiler option is xla_NAME=VALUE, without dashes before it, and there is "
                 f"{option!r}.",
             )
+
+    def check_warmup(self) -> None:
+        """Raise InputError where warm-up outlasts decay; of epochs, once their tokens are known."""
+        require(
+            self.optimizer.warmup_tokens <= self.decay_tokens,
+            "the learning rate cannot decay before it has warmed up: optimizer.warmup_tokens="
+            f"{self.optimizer.warmup_tokens} is more than the {self.decay_tokens} tokens of "
+            f"{'optimizer.decay_tokens' if self.optimizer.decay_tokens else 'train.total_tokens'}"
+            ": shorten --optimizer.warmup-tokens.",
+        )
 
     @property
     def sequence_length(self) -> int:

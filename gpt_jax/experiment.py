@@ -13,19 +13,25 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpt_jax.config import Config, InputError, require
 from gpt_jax.paths import in_bucket, resolved
 
+if TYPE_CHECKING:
+    from gpt_jax.train.origin import Reader
+
 T = TypeVar("T")
 
 
-def load_experiment(path: Path, overrides: Sequence[str], command: str = "train") -> Config:
+def load_experiment(
+    path: Path, overrides: Sequence[str], command: str = "train", reader: Reader | None = None
+) -> Config:
     """The config of an experiment file with fields overridden from the command line.
 
-    The folder of a run stands for its config, with its tokenizer and its newest parameters to start
-    from.
+    The folder of a run stands for its config, with its tokenizer and its parameters to start from.
+    An experiment that says nothing of the model has that of its `init_from`, which `reader` reads
+    where it is in the Hugging Face format.
 
     Raises InputError where the file is missing or has no get_config(), or a value breaks a rule;
     exits with 2, and names the nearest field, where an option is unknown or ill-typed.
@@ -56,7 +62,20 @@ def load_experiment(path: Path, overrides: Sequence[str], command: str = "train"
         f"{path} is no experiment: its get_config() gives a {type(config).__name__}. A recipe "
         "for a corpus is for `gpt-jax data build`.",
     )
+    if origin := _given(overrides, "init-from", config.init_from):
+        from gpt_jax.train.origin import with_origin
+
+        config = with_origin(dataclasses.replace(config, init_from=origin), reader)
     return overridden(config, path, overrides, command)
+
+
+def _given(overrides: Sequence[str], name: str, default: str) -> str:
+    """The last value that the options give a field of text."""
+    for word, after in zip(overrides, [*overrides[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option.replace("_", "-") == f"--{name}":
+            default = value if equals else after
+    return default
 
 
 def defined(path: Path) -> Any:

@@ -12,7 +12,7 @@ from gpt_jax.train.run import load
 def run(options: argparse.Namespace) -> None:
     """Write what continues each prompt."""
     how = Sampling(options.repetition_penalty, options.temperature, options.top_k, options.top_p)
-    config, params, tokenizer = load(options.run_folder)
+    config, params, tokenizer = load(options.run_folder, options.step)
     prompts = options.prompt or [""]
     most = options.max_new_tokens
     if most is None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gpt_jax.config import STEP_HELP
+
 
 def add_options(generate: argparse.ArgumentParser, name: str) -> None:
     """What the command of that name takes."""
     generate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
+    generate.add_argument("--step", metavar="N|best|last", help=STEP_HELP)
     generate.add_argument(
         "--prompt",
         action="append",

@@ -69,9 +69,13 @@ def convert(folder: Path, run: Path, dtype: str | None = None, fsdp: int = 1) ->
 
 
 def export(
-    run: Path, folder: Path, dtype: str | None = None, shard_bytes: int = SHARD_BYTES
+    run: Path,
+    folder: Path,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    step: int | str | None = None,
 ) -> str:
-    """Write the newest parameters of a run as a folder in the Hugging Face format.
+    """Write the parameters of a run, adapters merged, in the Hugging Face format.
 
     config.json, model.safetensors (or several, with their index) and the tokenizer files, as
     transformers reads them. Returns the model_type.
@@ -81,6 +85,7 @@ def export(
       folder: a new folder; it is there whole or not at all.
       dtype: float32, bfloat16 or float16. None: as they were saved.
       shard_bytes: the most that one file holds.
+      step: as in `gpt_jax.load`.
 
     Raises InputError where `run` is no run, `folder` is there already, or the format has no
     architecture that computes what the model does.
@@ -90,7 +95,7 @@ def export(
     values = to_config_json(config.model)
     with _new_folder(folder) as partial:
         tokenizer = load_tokenizer(run / "tokenizer")
-        params = load_model(run, config.model, _host_device())
+        params = load_model(run, config, _host_device(), step)
         kept = dtype or str(params["embedding"].dtype)
         tensors = _tensors(values["model_type"], config.model, params)
         _write_weights(partial, tensors, jnp.dtype(kept), shard_bytes)

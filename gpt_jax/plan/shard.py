@@ -14,6 +14,7 @@ from gpt_jax.parallel.mesh import mesh_shape
 from gpt_jax.train.digest import named_leaves
 from gpt_jax.train.optimizer import make_optimizer
 from gpt_jax.train.state import abstract_state
+from gpt_jax.train.tune import split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,10 @@ class Layout:
 
     mesh: dict[str, int]
     parameters: tuple[Row, ...]
+    gradient_bytes: int
+    """Of the gradients on one device, which are of the trained parameters alone."""
     optimizer_bytes: int
-    """Of the optimizer's state on one device; gradients take as much as the parameters."""
+    """Of the optimizer's state on one device."""
 
     @property
     def device_bytes(self) -> int:
@@ -58,10 +61,14 @@ def layout(config: Config, devices: int) -> Layout:
     )
     shape = mesh_shape(config.mesh, devices)
     mesh: Any = AbstractMesh(tuple(shape.values()), tuple(shape))
-    state = abstract_state(GPT(config.model), make_optimizer(config.optimizer), mesh)
+    model, tx = GPT(config.model), make_optimizer(config.optimizer)
+    state = abstract_state(model, tx, mesh, config.tune)
     rows = tuple(_row(name, leaf) for name, leaf in named_leaves(state.params).items())
+    trained, _ = split(state.params, config.tune)
+    gradients = [_row(name, leaf) for name, leaf in named_leaves(trained).items()]
     moments = [_row(name, leaf) for name, leaf in named_leaves(state.opt_state).items()]
-    return Layout(shape, rows, sum(row.device_bytes for row in moments))
+    sums = (sum(row.device_bytes for row in some) for some in (gradients, moments))
+    return Layout(shape, rows, *sums)
 
 
 def _row(name: str, leaf: Any) -> Row:
@@ -83,7 +90,7 @@ def as_table(found: Layout) -> str:
         lines.append((row.name, shape, split, _mb(row.bytes), _mb(row.device_bytes)))
     whole = sum(row.bytes for row in found.parameters)
     lines.append(("parameters", "", "", _mb(whole), _mb(found.device_bytes)))
-    lines.append(("gradients", "", "", "", _mb(found.device_bytes)))
+    lines.append(("gradients", "", "", "", _mb(found.gradient_bytes)))
     lines.append(("optimizer", "", "", "", _mb(found.optimizer_bytes)))
     widths = [max(len(line[n]) for line in lines) for n in range(5)]
     text = [

@@ -2,7 +2,7 @@
 
 A step is one folder, `<folder>/<step>`, with three Orbax items: `params`, `rest` (the remaining
 train state) and `record`, a JSON text under its own SHA-256 that holds the caller's `meta`, the
-validation loss, and shape, dtype and digest of every array. What decides whether a folder is a
+step's rank, and shape, dtype and digest of every array. What decides whether a folder is a
 checkpoint is that record: it must be intact, name this step, and agree with the arrays read back.
 
 This stands on `orbax.checkpoint.AsyncCheckpointer` and not on its `CheckpointManager`. When a save
@@ -75,7 +75,7 @@ class Checkpointer:
     Args:
       folder: made if missing; one run writes to it, of all whose hosts it must be the same.
       keep_last: as many newest steps are kept.
-      keep_best: besides them, as many steps of lowest validation loss.
+      keep_best: besides them, as many steps of lowest rank.
     """
 
     def __init__(self, folder: Path, keep_last: int, keep_best: int) -> None:
@@ -83,7 +83,7 @@ class Checkpointer:
         self._steps = steps_of(self._folder)
         self._keep_last, self._keep_best = keep_last, keep_best
         self._saving: int | None = None
-        self._val_losses: dict[int, float | None] = {}
+        self._ranks: dict[int, float | None] = {}
         hosts.on_first(self._open)
         self._orbax = _writer()
         self.last_committed: int | None = None
@@ -95,7 +95,7 @@ class Checkpointer:
             self._clear_partial()
         for step in self._steps.found():
             with suppress(_DamagedError):
-                self._val_losses[step] = _read_record(self._folder / str(step))["val_loss"]
+                self._ranks[step] = _rank(self._folder / str(step))
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -122,7 +122,7 @@ class Checkpointer:
         self._settle(wait=False)
 
     def save(
-        self, step: int, params: Any, rest: Any, meta: dict[str, Any], val_loss: float | None = None
+        self, step: int, params: Any, rest: Any, meta: dict[str, Any], rank: float | None = None
     ) -> None:
         """Save a step in the background; a step that is saved already is left as it is.
 
@@ -132,7 +132,8 @@ class Checkpointer:
         Args:
           params, rest: trees of jax arrays, of any sharding.
           meta: what JSON can hold; given back by `restore`.
-          val_loss: ranks the step for `keep_best`; None or not finite: it is not ranked.
+          rank: of the step, for `keep_best`: the least is the best. None or not finite: it has
+            none.
 
         Raises:
           CheckpointError: this save, or the one before it, could not be written. The earlier
@@ -145,7 +146,7 @@ class Checkpointer:
             return
         self._clear_partial()
         state = {"params": params, "rest": rest}
-        record = {"step": step, "val_loss": val_loss, "meta": meta}
+        record = {"step": step, "rank": rank, "meta": meta}
         record |= {"layout": _layout(state), "digests": tree_digest(state)}
         body = json.dumps(record)
         items = {name: ocp.args.StandardSave(tree) for name, tree in state.items()}
@@ -156,7 +157,7 @@ class Checkpointer:
             )
         except (OSError, ValueError) as error:
             raise self._failure(step, error) from error
-        self._saving, self._val_losses[step] = step, val_loss
+        self._saving, self._ranks[step] = step, rank
 
     def restore(
         self, abstract_params: Any, abstract_rest: Any
@@ -219,10 +220,9 @@ class Checkpointer:
     def _retire(self) -> None:
         """Delete the steps that neither `keep_last` nor `keep_best` holds."""
         # A step without an intact record is none, and takes no good one's place.
-        steps = [step for step in self._steps.found() if step in self._val_losses]
-        losses = ((self._val_losses.get(step), step) for step in steps)
-        ranked = sorted(x for x in losses if x[0] is not None and math.isfinite(x[0]))
-        kept = {*steps[-self._keep_last :], *(step for _, step in ranked[: self._keep_best])}
+        steps = [step for step in self._steps.found() if step in self._ranks]
+        ranked = _by_rank({step: self._ranks.get(step) for step in steps})
+        kept = {*steps[-self._keep_last :], *ranked[: self._keep_best]}
         for step in set(steps) - kept:
             self._steps.delete(step)
 
@@ -233,7 +233,7 @@ class Checkpointer:
 
     def _move_aside(self, step: int) -> None:
         self._steps.move_aside(step)
-        self._val_losses.pop(step, None)
+        self._ranks.pop(step, None)
 
 
 def _writer() -> ocp.AsyncCheckpointer:
@@ -241,6 +241,26 @@ def _writer() -> ocp.AsyncCheckpointer:
     # process could not end for the 20 minutes that they wait.
     options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
     return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
+
+
+def _by_rank(ranks: dict[int, float | None]) -> list[int]:
+    """The steps that have a rank, the best first; of equal ones the earliest."""
+    found = sorted((rank, step) for step, rank in ranks.items() if rank is not None)
+    return [step for rank, step in found if math.isfinite(rank)]
+
+
+def _rank(path: Path) -> float | None:
+    record = _read_record(path)
+    return record["rank"] if "rank" in record else record["val_loss"]  # of older checkpoints
+
+
+def best_step(folder: Path) -> int | None:
+    """The step of lowest rank in a folder of checkpoints; None where none has a rank."""
+    ranks = {}
+    for step in steps_of(folder := absolute(folder)).found():
+        with suppress(_DamagedError):
+            ranks[step] = _rank(folder / str(step))
+    return next(iter(_by_rank(ranks)), None)
 
 
 def load_params(

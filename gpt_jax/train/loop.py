@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from gpt_jax.config import Config, flatten, require
 from gpt_jax.data import supervised
@@ -31,16 +32,20 @@ from gpt_jax.data.supervised import (
     held_out_examples,
     training_examples,
 )
+from gpt_jax.data.tokenizers import Tokenizer
 from gpt_jax.flops import num_params
 from gpt_jax.model.pipeline import bubble, num_waiting
 from gpt_jax.parallel import hosts
 from gpt_jax.parallel.mesh import batch_shards
 from gpt_jax.paths import told_of_buckets
+from gpt_jax.train.best import Best, rank
 from gpt_jax.train.checkpoint import Checkpointer
 from gpt_jax.train.metrics import Display, MetricsLog, Record
-from gpt_jax.train.run import RunFolder, StopSignals, check_origin, initial_params
+from gpt_jax.train.origin import Reader, check_origin, open_origin, with_origin
+from gpt_jax.train.run import RunFolder, StopSignals
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import Program, compiler_options
+from gpt_jax.train.tune import split
 from gpt_jax.train.watchdog import Watchdog
 
 
@@ -58,33 +63,55 @@ class Outcome:
     gzip_bits_per_byte: float
     """What `gzip -9` makes of the validation text, to be compared with val_bits_per_byte; 0 of
     examples, whose targets follow from their prompts."""
+    best: Best
+    """The best validation."""
+
+
+Scorer = Callable[[Config, Mesh, Tokenizer], Callable[[Any], Record]]
+"""Makes, once, what is called with the plain parameters at each validation of a run, on every host,
+and returns the scores of its tasks as "TASK/METRIC": value."""
 
 
 @told_of_buckets()
-def train(config: Config, workdir: Path) -> Outcome:
+def train(
+    config: Config, workdir: Path, scorer: Scorer | None = None, reader: Reader | None = None
+) -> Outcome:
     """Train `config` in the folder `workdir`, from its newest good checkpoint if it has one.
 
     The same call continues a run that was ended anywhere, bit for bit on the same devices. On
     other devices it sees the same samples in the same order, and differs by rounding. Every host of
     a run makes this call; the first of them writes and speaks.
 
+    Args:
+      config: the experiment.
+      workdir: a new folder, or that of a run of `config`.
+      scorer: of `train.tasks`.
+      reader: of an `init_from` in the Hugging Face format.
+
     Raises:
       InputError: the config, the text, the folder or the devices break a rule; the hosts disagree;
         a checkpoint could not be written; or `max_skipped_in_row` updates in a row were not finite.
         The last good checkpoint is still there.
     """
+    config = hosts.together(lambda: with_origin(config, reader))
+    _check_tuning(config, scorer)
     hosts.require_agreement(lambda: flatten(config) | hosts.code_version())
     with RunFolder(workdir, config) as run:
         corpus = _corpus(config)
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
         if config.init_from and run.is_new:
-            check_origin(config, corpus.tokenizer)
-        program, samples = Program(config), _samples(corpus, config)
-        keep = config.checkpoint
+            check_origin(config, corpus.tokenizer, open_origin(config.init_from, reader))
+        samples = _samples(corpus, config)
+        config = with_length(config, samples)
+        program, keep = Program(config), config.checkpoint
+        best = Best(config.train.best, config.train.patience)
         with Checkpointer(run.checkpoints, keep.keep_last, keep.keep_best) as checkpointer:
-            state, step, batches = _start(program, corpus, samples, checkpointer)
+            state, step, batches = _start(program, corpus, samples, checkpointer, best, reader)
             # Only now is it known that this config and this text continue the run.
             run.write(config, corpus.tokenizer)
+            score = None
+            if config.train.tasks and scorer:
+                score = scorer(config, program.mesh, corpus.tokenizer)
             with (
                 MetricsLog(run.path, step) as log,
                 Display(config, step, program.mesh.devices.flat[0].device_kind) as display,
@@ -92,59 +119,68 @@ def train(config: Config, workdir: Path) -> Outcome:
                 Watchdog(config.train.watchdog_seconds) as watchdog,
             ):
                 display.say(describe(program, corpus, samples, step))
-                step = _loop(
-                    program,
-                    corpus,
-                    batches,
-                    state,
-                    step,
-                    checkpointer,
-                    log,
-                    display,
-                    stop,
-                    watchdog,
+                parts = _Parts(
+                    program=program,
+                    corpus=corpus,
+                    batches=batches,
+                    checkpointer=checkpointer,
+                    log=log,
+                    display=display,
+                    stop=stop,
+                    watchdog=watchdog,
+                    best=best,
+                    score=score,
                 )
+                step = _loop(parts, state, step)
                 # The run has ended well only when its last checkpoint is on disk.
                 checkpointer.close()
                 # A signal during the last step stopped nothing.
-                early = step < BatchSchedule.of(config).num_steps
+                early = step < BatchSchedule.of(config).num_steps and not best.over
                 stopped_by = stop.requested if early else None
-                log.write_summary(stopped_by=stopped_by)
-    return Outcome(run.path, config, step, log.last, stopped_by, corpus.gzip_bits_per_byte)
+                log.write_summary(stopped_by=stopped_by, best_step=best.step)
+    gzip = corpus.gzip_bits_per_byte
+    return Outcome(run.path, config, step, log.last, stopped_by, gzip, best)
 
 
-def _loop(
-    program: Program,
-    corpus: Corpus,
-    batches: TrainBatches,
-    state: TrainState,
-    step: int,
-    checkpointer: Checkpointer,
-    log: MetricsLog,
-    display: Display,
-    stop: StopSignals,
-    watchdog: Watchdog,
-) -> int:
-    """Take steps until the tokens are spent or a signal comes; returns the steps taken."""
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What the loop works with."""
+
+    program: Program
+    corpus: Corpus
+    batches: TrainBatches
+    checkpointer: Checkpointer
+    log: MetricsLog
+    display: Display
+    stop: StopSignals
+    watchdog: Watchdog
+    best: Best
+    score: Callable[[Any], Record] | None
+    """Of plain parameters: the scores of the tasks, where there are any."""
+
+
+def _loop(parts: _Parts, state: TrainState, step: int) -> int:
+    """Take steps until the tokens are spent, patience is, or a signal comes; returns the steps."""
+    program, display, watchdog, best = parts.program, parts.display, parts.watchdog, parts.best
     config, schedule = program.config, BatchSchedule.of(program.config)
     first = step + 1
     pending: _Pending | None = None
     stopping = False
-    while step < schedule.num_steps and not stopping:
-        state, metrics = program.train_step(state, next(batches))
+    while step < schedule.num_steps and not (stopping or best.over):
+        state, metrics = program.train_step(state, next(parts.batches))
         step += 1
         display.advance(step)
         # The step is on its way; only now is the one before it waited for and looked at, so that
         # the device never idles for the host.
         if pending:
-            _report(pending, config, log, display)
+            _report(pending, config, parts.log, display)
             watchdog.step_ended()
         elif step == first:  # the program is compiled by now, and the clock starts
             display.rate(schedule.start(step - 1) * config.sequence_length)
         pending = _Pending(step, schedule.start(step) * config.sequence_length, metrics)
         # Asked once per step: a signal between two looks would be half obeyed, and hosts that
         # asked at other steps than each other would save at other steps.
-        stopping = stop.asked(step)
+        stopping = parts.stop.asked(step)
         at_end = step == schedule.num_steps
         # Validation comes before the save, which is ranked by it; both before the next step is
         # dispatched, which takes the state's memory for its own. Both wait for this step, and the
@@ -152,18 +188,28 @@ def _loop(
         if step % config.train.eval_every == 0 or at_end:
             jax.block_until_ready(metrics)
             with display.pause(), watchdog.looks_away():
-                pending.losses = evaluate(program, state.params, corpus)
+                pending.losses = _validate(parts, state.params)
+            is_best = best.see(step, pending.losses)
+            # What ends the run was its last step, and what it was waited for must not be lost.
+            at_end = at_end or best.over or (is_best and best.patience > 0)
         if step % config.checkpoint.every == 0 or at_end or stopping:
             # Reported first: a run that is killed and goes on from here must not lack the line.
-            val_loss = pending.losses.get("val_loss")
-            _report(pending, config, log, display)
+            value = pending.losses.get(best.metric)
+            _report(pending, config, parts.log, display)
             watchdog.step_ended()
-            log.flush()
+            parts.log.flush()
             pending = None
             with display.pause(), watchdog.looks_away():
-                _save(checkpointer, program, corpus, batches, state, step, val_loss)
-        checkpointer.poll()
+                _save(parts, state, step, None if value is None else rank(best.metric, value))
+        parts.checkpointer.poll()
     return step
+
+
+def _validate(parts: _Parts, params: Any) -> Record:
+    """Losses of the held-out text, and the scores of the tasks, the same on every host."""
+    plain = parts.program.effective(params)
+    losses = evaluate(parts.program, plain, parts.corpus)
+    return losses | hosts.from_first(parts.score(plain)) if parts.score else losses
 
 
 @dataclasses.dataclass
@@ -266,8 +312,40 @@ def with_vocabulary(config: Config, vocab_size: int) -> Config:
     return dataclasses.replace(config, model=model)
 
 
+def with_length(config: Config, samples: Samples) -> Config:
+    """The config with the tokens of its epochs, where it counts in these.
+
+    An epoch is as many samples as there are, of all sources; the last batch is whole.
+    """
+    if config.train.epochs == 0:
+        return config
+    count = max(1, round(config.train.epochs * samples.num_samples))
+    train = dataclasses.replace(config.train, total_tokens=count * config.sequence_length)
+    config = dataclasses.replace(config, train=train)
+    config.check_warmup()
+    return config
+
+
+def _check_tuning(config: Config, scorer: Scorer | None) -> None:
+    """Raise InputError where adapters have nothing to stand beside, or nothing scores the tasks."""
+    require(
+        config.tune.lora_rank == 0 or bool(config.init_from),
+        f"adapters are trained beside the parameters of another run, and tune.lora_rank="
+        f"{config.tune.lora_rank} is given without one: say which (--init-from RUN).",
+    )
+    require(
+        not config.train.tasks or scorer is not None,
+        "train.tasks are scored by what is passed as train(scorer=...), and there is none.",
+    )
+
+
 def _start(
-    program: Program, corpus: Corpus, samples: Samples, checkpointer: Checkpointer
+    program: Program,
+    corpus: Corpus,
+    samples: Samples,
+    checkpointer: Checkpointer,
+    best: Best,
+    reader: Reader | None,
 ) -> tuple[TrainState, int, TrainBatches]:
     """State, step and batches to go on from: the newest good checkpoint's, or fresh ones."""
     abstract, schedule = program.abstract, BatchSchedule.of(program.config)
@@ -276,7 +354,7 @@ def _start(
     if found is None:
         params = None
         if program.config.init_from:
-            params = initial_params(program.config, abstract.params)
+            params = open_origin(program.config.init_from, reader).read(program.plain)
         return program.create_state(params), 0, batches
     step, params, rest, meta = found
     require(
@@ -286,26 +364,20 @@ def _start(
         f"{corpus.digest[:12]} now): bring it back, or train anew in another --workdir.",
     )
     batches.set_state(meta["data"])
+    best.set_state(meta.get("best", {}))
     return dataclasses.replace(rest, params=params), step, batches
 
 
-def _save(
-    checkpointer: Checkpointer,
-    program: Program,
-    corpus: Corpus,
-    batches: TrainBatches,
-    state: TrainState,
-    step: int,
-    val_loss: float | None,
-) -> None:
+def _save(parts: _Parts, state: TrainState, step: int, rank: float | None) -> None:
     """Save all that the run is: state, position in the data, config, and which text it was."""
     meta = {
-        "data": batches.get_state(),
-        "config": dataclasses.asdict(program.config),
-        "corpus": corpus.digest,
+        "data": parts.batches.get_state(),
+        "best": parts.best.get_state(),
+        "config": dataclasses.asdict(parts.program.config),
+        "corpus": parts.corpus.digest,
     }
     rest = dataclasses.replace(state, params={})
-    checkpointer.save(step, state.params, rest, meta, val_loss)
+    parts.checkpointer.save(step, state.params, rest, meta, rank)
 
 
 def describe(program: Program, corpus: Corpus, samples: Mixture | Packed, step: int) -> str:
@@ -318,6 +390,7 @@ def describe(program: Program, corpus: Corpus, samples: Mixture | Packed, step: 
     lines = [
         f"model   {num_params(config.model):,} parameters, vocabulary {config.model.vocab_size:,}, "
         f"{config.model.dtype}",
+        *_describe_tuning(program),
         *_describe_samples(corpus, samples, config),
         f"devices {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}{many}{mesh}",
         f"kernels {program.attention.describe(config.model)}",
@@ -340,6 +413,30 @@ def describe(program: Program, corpus: Corpus, samples: Mixture | Packed, step: 
     elif config.init_from:
         lines.append(f"start   the parameters of {config.init_from}")
     return "\n".join(lines)
+
+
+def _describe_tuning(program: Program) -> list[str]:
+    """What of the parameters is trained, where it is not all of them; and by what it is watched."""
+    tune, train, lines = program.config.tune, program.config.train, []
+    trained, frozen = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for tree in split(program.abstract.params, tune)
+    )
+    if frozen:
+        adapters = f", adapters of rank {tune.lora_rank} on {' '.join(tune.lora_matrices)}"
+        lines.append(
+            f"trained {trained:,} of {trained + frozen:,} ({trained / (trained + frozen):.2%})"
+            f"{adapters if tune.lora_rank else ''}"
+            f"{', not ' + ' '.join(tune.freeze) if tune.freeze else ''}"
+        )
+    if train.tasks:
+        lines.append(
+            f"tasks   {', '.join(train.tasks)}, {train.task_shots} shots, "
+            f"{train.task_examples:,} examples each at most"
+        )
+    if train.patience:
+        lines.append(f"ends    after {train.patience} validations without a better {train.best}")
+    return lines
 
 
 def _describe_samples(corpus: Corpus, samples: Mixture | Packed, config: Config) -> list[str]:

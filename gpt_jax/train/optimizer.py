@@ -13,7 +13,9 @@ from optax.contrib import MuonDimensionNumbers
 from gpt_jax.config import Config, OptimizerConfig
 
 DECAYED = ("embedding", "head", "project_in", "project_out", "qkv", "out", "up", "down")
-"""Parameters under weight decay, by name: the matrices. Biases, norms and positions are not."""
+"""Parameters under weight decay, by name: the matrices. Biases, norms and positions are not. Of
+adapters it is their own halves that decay, which draws a matrix to what it was at the start."""
+ADAPTERS = tuple(f"{name}_{half}" for name in ("qkv", "out", "up", "down") for half in "ab")
 
 # The matrices inside the stacked arrays of the layers (L, ...): what Muon orthogonalises.
 # Queries, keys and values are a matrix (D, N H) each: axis 2 of qkv (L, D, 3, N, H) is a batch.
@@ -23,6 +25,9 @@ MUON_DIMENSIONS = {
     "up": MuonDimensionNumbers(reduction_axis=1, output_axis=2),
     "down": MuonDimensionNumbers(reduction_axis=1, output_axis=2),
 }
+# The halves of adapters: (L, D, r) and (L, r, 3, N, H), (L, N, H, r) and (L, r, D), and so on.
+MUON_DIMENSIONS |= dict.fromkeys(ADAPTERS, MuonDimensionNumbers(reduction_axis=1, output_axis=2))
+MUON_DIMENSIONS |= {"qkv_b": MUON_DIMENSIONS["qkv"], "out_a": MUON_DIMENSIONS["out"]}
 MUON_RMS = 0.2
 """RMS of a Muon update, that of a typical AdamW one, so that both share a learning rate (Moonlight,
 Liu et al. 2025, section 2.2)."""
@@ -72,7 +77,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 def decay_mask(params: Any) -> Any:
     """A tree of bools like `params`: True where weight decay applies."""
-    return _by_name(params, lambda name: name in DECAYED)
+    return _by_name(params, lambda name: name in DECAYED + ADAPTERS)
 
 
 def _muon_dimensions(params: Any) -> Any:

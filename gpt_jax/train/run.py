@@ -23,13 +23,14 @@ import flax.linen as nn
 import jax
 from jax.experimental import multihost_utils
 
-from gpt_jax.config import Config, InputError, ModelConfig, flatten, from_dict, require
+from gpt_jax.config import Config, InputError, flatten, from_dict, require
 from gpt_jax.data.tokenizers import Tokenizer, load_tokenizer
 from gpt_jax.parallel import hosts
 from gpt_jax.paths import in_bucket, make_folder, resolved, told_of_buckets, user_path
-from gpt_jax.train.checkpoint import load_params
+from gpt_jax.train.checkpoint import best_step, load_params
 from gpt_jax.train.state import boxed_params
 from gpt_jax.train.storage import lock_folder, write_whole
+from gpt_jax.train.tune import effective
 
 RUNS = Path("runs")
 
@@ -144,6 +145,9 @@ class RunFolder:
         if config.model.vocab_size == 0:
             model = dataclasses.replace(config.model, vocab_size=ran.model.vocab_size)
             config = dataclasses.replace(config, model=model)
+        if config.train.epochs:  # whose tokens are not counted yet
+            train = dataclasses.replace(config.train, total_tokens=ran.train.total_tokens)
+            config = dataclasses.replace(config, train=train)
         differences = disagreements(ran, config)
         require(
             not differences,
@@ -221,59 +225,57 @@ def read_config(run: Path) -> Config:
 
 
 @told_of_buckets()
-def load(run: str | Path) -> tuple[Config, Any, Tokenizer]:
+def load(run: str | Path, step: int | str | None = None) -> tuple[Config, Any, Tokenizer]:
     """A trained or converted model: `config, params, tokenizer = gpt_jax.load(run)`.
 
-    The parameters are those of the newest good checkpoint, in the dtype that they were saved in
-    (float32 where they were trained), on one device, ready for
-    `gpt_jax.GPT(config.model).apply({"params": params}, tokens)`. The config's `model.attention` is
-    "auto", as the kernel that the run was trained with may not be had here. Raises InputError where
-    `run` is not a run's folder or has no checkpoint to read. The run itself is not touched.
+    The parameters are in the dtype that they were saved in (float32 where they were trained), on
+    one device, ready for `gpt_jax.GPT(config.model).apply({"params": params}, tokens)`; adapters
+    are merged into them. The config's `model.attention` is "auto", as the kernel that the run was
+    trained with may not be had here. The run itself is not touched.
+
+    Args:
+      run: its folder, here or in a bucket.
+      step: whose parameters: a number, "last", "best" (by the run's train.best), or None: the best
+        of a run with train.patience, which ends some way after it, and the last of any other.
+
+    Raises InputError where `run` is not a run's folder or has no such checkpoint to read.
     """
     run = user_path(run)
     config = read_config(run)
-    params = load_model(run, config.model, jax.local_devices()[0])
+    params = load_model(run, config, jax.local_devices()[0], step)
     model = dataclasses.replace(config.model, attention="auto")
     return dataclasses.replace(config, model=model), params, load_tokenizer(run / "tokenizer")
 
 
-def load_model(run: Path, model: ModelConfig, device: Any) -> Any:
-    """The newest good parameters of a run, whole on one device, in the dtype they were saved in."""
+def load_model(run: Path, config: Config, device: Any, step: int | str | None = None) -> Any:
+    """The parameters of a run, adapters merged, on one device, in the dtype they were saved in."""
     sharding = jax.sharding.SingleDeviceSharding(device)
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        nn.unbox(boxed_params(model)),
+        nn.unbox(boxed_params(config.model, config.tune)),
     )
-    return load_params(run / "checkpoints", abstract, any_dtype=True)[1]
+    number = step_to_load(run, config, step)
+    params = load_params(run / "checkpoints", abstract, number, any_dtype=True)[1]
+    return effective(params, config)
 
 
-def check_origin(config: Config, tokenizer: Tokenizer) -> None:
-    """Raise InputError unless the run that `config` starts from is of its model and tokenizer."""
-    run = user_path(config.init_from)
-    old, new = (flatten(model.architecture) for model in (read_config(run).model, config.model))
-    differences = [
-        f"model.{name}: {old[name]!r} there, {new[name]!r} here"
-        for name in old
-        if old[name] != new[name] and not name.endswith("_dropout")
-    ]
+def step_to_load(run: Path, config: Config, step: int | str | None = None) -> int | None:
+    """The step that `load` means; None: the newest good one."""
+    if step is None:
+        return best_step(run / "checkpoints") if config.train.patience else None
+    if step == "best":
+        best = best_step(run / "checkpoints")
+        require(
+            best is not None,
+            f"the best step is one of those that were validated, and no checkpoint of {run} was: "
+            "take the last (--step last).",
+        )
+        return best
     require(
-        not differences,
-        f"a run starts from parameters of the same model, and {run} differs in "
-        f"{'; '.join(differences)}: give the model of that run.",
+        step == "last" or str(step).isdecimal(),
+        f"a step is a number, best or last, and it is {step!r}.",
     )
-    theirs = load_tokenizer(run / "tokenizer")
-    require(
-        theirs.digest == tokenizer.digest,
-        f"a run goes on with the tokenizer of the one it starts from, and that of {run} is another "
-        f"(digests {theirs.digest[:12]} there, {tokenizer.digest[:12]} here): set --data.tokenizer "
-        f"{run / 'tokenizer'}.",
-    )
-
-
-def initial_params(config: Config, abstract: Any) -> Any:
-    """The parameters of the run that `config` starts from, laid out as in `abstract`."""
-    run = user_path(config.init_from)
-    return load_params(run / "checkpoints", abstract, any_dtype=True)[1]
+    return None if step == "last" else int(step)
 
 
 def command(arguments: list[str]) -> str:

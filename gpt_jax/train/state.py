@@ -13,11 +13,12 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from gpt_jax.config import ModelConfig
+from gpt_jax.config import ModelConfig, TuneConfig
 from gpt_jax.model.decoder import GPT
 from gpt_jax.model.pipeline import check_stages
 from gpt_jax.parallel.mesh import batch_shards
 from gpt_jax.parallel.sharding import rules, shardings
+from gpt_jax.train.tune import split, with_adapters
 
 
 @flax.struct.dataclass
@@ -29,36 +30,51 @@ class TrainState:
     samples: Array
     """Windows of text drawn, () int32: the position in the data, and in tokens the schedule's."""
     params: Any
+    """All of them, trained or not, with their adapters (`train/tune.py`)."""
     opt_state: Any
+    """Of the trained ones alone."""
     skipped: Array
     """Steps that changed nothing because they were not finite, () int32."""
     skipped_in_row: Array
     """How many of them were the last steps, () int32."""
 
 
-def boxed_params(model: ModelConfig) -> Any:
-    """Shapes of a model's parameters, boxed with their logical axes."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return jax.eval_shape(GPT(model).init, jax.random.key(0), tokens)["params"]
+ALL = TuneConfig()
+"""Everything is trained."""
 
 
-def init_state(
-    key: Array, model: GPT, tx: optax.GradientTransformation, shape: tuple[int, int] = (1, 1)
-) -> TrainState:
-    """A fresh state, its parameters boxed with their axes; `shape`: of tokens to trace with."""
+def boxed_params(model: ModelConfig, tune: TuneConfig = ALL) -> Any:
+    """Shapes of a model's parameters, and of its adapters, boxed with their logical axes."""
+    return jax.eval_shape(partial(init_params, model=GPT(model), tune=tune), jax.random.key(0))
+
+
+def init_params(key: Array, model: GPT, tune: TuneConfig, shape: tuple[int, int] = (1, 1)) -> Any:
+    """Fresh parameters, boxed with their axes; `shape`: of tokens to trace with."""
     params = model.init(key, jnp.zeros(shape, jnp.int32))["params"]
+    return with_adapters(params, key, tune)
+
+
+def init_state(params: Any, tx: optax.GradientTransformation, tune: TuneConfig) -> TrainState:
+    """The state at step 0 of parameters, boxed or not."""
     zero = jnp.int32(0)
-    return TrainState(zero, zero, params, tx.init(params), zero, zero)
+    return TrainState(zero, zero, params, tx.init(split(params, tune)[0]), zero, zero)
 
 
-def abstract_state(model: GPT, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    model: GPT, tx: optax.GradientTransformation, mesh: Mesh, tune: TuneConfig = ALL
+) -> TrainState:
     """Shapes, dtypes and shardings of the state, without computing any of it.
 
     Raises InputError naming a parameter that the mesh cannot divide, or layers that do not divide
-    into the stages of its pipeline.
+    into the stages of its pipeline; or where `tune` freezes what there is not, or everything.
     """
     check_stages(model.config, mesh.shape.get("pipeline", 1))
-    boxed = jax.eval_shape(partial(init_state, model=model, tx=tx), jax.random.key(0))
+    params = boxed_params(model.config, tune)
+    return laid_out(jax.eval_shape(partial(init_state, tx=tx, tune=tune), params), mesh)
+
+
+def laid_out(boxed: Any, mesh: Mesh) -> Any:
+    """The shapes and dtypes of a boxed tree, with their shardings over the mesh."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         nn.unbox(boxed),
@@ -72,24 +88,26 @@ def create_state(
     tx: optax.GradientTransformation,
     mesh: Mesh,
     params: Any = None,
+    tune: TuneConfig = ALL,
 ) -> TrainState:
     """The state at step 0: each device computes its own part of it.
 
-    Its parameters are drawn from `seed`, or are `params` in float32 where these are given.
+    Its parameters are drawn from `seed`, or are `params`, a plain tree, in float32 where these are
+    given; adapters are drawn in either case.
     """
-    out = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, tx, mesh))
+    out = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, tx, mesh, tune))
 
     def draw(key: Array) -> TrainState:
         # The mesh must divide the tokens, of which nothing but their shape is used.
         shape = (batch_shards(mesh), mesh.shape["sequence"] * mesh.shape["tensor"])
-        return nn.unbox(init_state(key, model, tx, shape))
+        return nn.unbox(init_state(init_params(key, model, tune, shape), tx, tune))
 
-    def take(params: Any) -> TrainState:
+    def take(key: Array, params: Any) -> TrainState:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-        zero = jnp.int32(0)
-        return TrainState(zero, zero, params, tx.init(params), zero, zero)
+        return init_state(with_adapters(params, key, tune), tx, tune)
 
+    key = jax.random.key(seed)
     with jax.set_mesh(mesh), rules():
         if params is None:
-            return jax.jit(draw, out_shardings=out)(jax.random.key(seed))
-        return jax.jit(take, out_shardings=out)(params)
+            return jax.jit(draw, out_shardings=out)(key)
+        return jax.jit(take, out_shardings=out)(key, params)

@@ -22,6 +22,7 @@ from gpt_jax.parallel.sharding import batch_sharding, local_rows, replicated, ru
 from gpt_jax.train.loss import LossSums, batch_loss
 from gpt_jax.train.optimizer import learning_rate, make_optimizer
 from gpt_jax.train.state import TrainState, abstract_state, create_state
+from gpt_jax.train.tune import ADAPTERS, effective, join, split
 
 Batch = dict[str, Any]
 """Arrays of one batch by name, on the host or on the devices."""
@@ -40,7 +41,8 @@ def train_step(
     The loss is the mean over the tokens of the whole batch, each by its weight. Rows of weight 0
     fill the batch up while it is still growing, and micro-batches of nothing else, at its end, are
     not computed; all other rows are samples, by which the schedule goes, whatever their tokens
-    weigh. An update that is not finite leaves parameters and optimizer as they were.
+    weigh. Gradients are of the trained parameters alone (`train/tune.py`). An update that is not
+    finite leaves parameters and optimizer as they were.
     Returns the new state and scalars: loss (nats per token), gradient_norm (before clipping),
     learning_rate, skipped and skipped_in_row.
     """
@@ -48,22 +50,24 @@ def train_step(
     by_token = weights.ndim == 3
     rows = ((weights > 0).any(-1) if by_token else weights > 0).sum()
     key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    trained, frozen = split(state.params, config.tune)
 
-    def objective(params: Any, index: Array) -> tuple[Array, Array]:
+    def objective(trained: Any, index: Array) -> tuple[Array, Array]:
         micro = jax.tree.map(lambda x: x[index], batch)
         rngs = {"dropout": jax.random.fold_in(key, index)}
+        params = effective(join(trained, frozen), config)
         sums = batch_loss(model, params, micro, config.train, rngs)
         # Divided by the tokens of the whole batch: the micro-batches' gradients then just add up.
         tokens = (weights.sum() * (1 if by_token else length)).astype(jnp.float32)
         return sums.objective / tokens, sums.nats / tokens
 
     filled_A = weights.sum(tuple(range(1, weights.ndim))) > 0
-    loss, grads = _accumulate(objective, state.params, filled_A)
+    loss, grads = _accumulate(objective, trained, filled_A)
     norm = optax.tree.norm(grads)
     samples = state.samples + rows.astype(jnp.int32)
     rate = learning_rate(config, samples)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, updates))
+    updates, opt_state = tx.update(grads, state.opt_state, trained)
+    updated = optax.apply_updates(trained, jax.tree.map(lambda u: rate * u, updates))
 
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     kept = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
@@ -71,7 +75,7 @@ def train_step(
     state = TrainState(
         step=state.step + 1,
         samples=samples,
-        params=kept(params, state.params),
+        params=join(kept(updated, trained), frozen),
         opt_state=kept(opt_state, state.opt_state),
         skipped=state.skipped + skipped,
         skipped_in_row=(state.skipped_in_row + 1) * skipped,
@@ -138,7 +142,7 @@ class Program:
         )
         self.model = GPT(dataclasses.replace(config.model, attention=self.attention.kernel))
         self.tx = make_optimizer(config.optimizer)
-        self.abstract = abstract_state(self.model, self.tx, self.mesh)
+        self.abstract = abstract_state(self.model, self.tx, self.mesh, config.tune)
         state = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         with_dropout = self.model.clone(train=True)
         train = partial(train_step, model=with_dropout, tx=self.tx, config=config)
@@ -152,10 +156,19 @@ class Program:
         )
         evaluate = partial(eval_step, model=self.model, config=config)
         self._evaluate = jax.jit(evaluate, out_shardings=replicated(self.mesh))
+        self.plain = {name: x for name, x in self.abstract.params.items() if name != ADAPTERS}
+        """Of `abstract`, the parameters of the model without adapters."""
+        shardings = {name: x for name, x in state.params.items() if name != ADAPTERS}
+        self._effective = jax.jit(partial(effective, config=config), out_shardings=shardings)
 
     def create_state(self, params: Any = None) -> TrainState:
-        """The state at step 0, with `params` where they are given and fresh ones where not."""
-        return create_state(self.config.train.seed, self.model, self.tx, self.mesh, params)
+        """The state at step 0, of plain `params` where they are given, of fresh ones where not."""
+        seed, tune = self.config.train.seed, self.config.tune
+        return create_state(seed, self.model, self.tx, self.mesh, params, tune)
+
+    def effective(self, params: Any) -> Any:
+        """The plain tree of a state's parameters: themselves, where there are no adapters."""
+        return self._effective(params) if ADAPTERS in params else params
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         """`train_step` over the mesh, dispatched and not waited for; `state` is donated.
@@ -166,7 +179,7 @@ class Program:
             return self._train(state, self._placed(batch, stacked=True))
 
     def eval_step(self, params: Any, batch: Batch) -> LossSums:
-        """`eval_step` over the mesh; `batch` holds the rows `local_rows`."""
+        """`eval_step` of plain parameters over the mesh; `batch`: the rows `local_rows`."""
         with jax.set_mesh(self.mesh), rules():
             return self._evaluate(params, self._placed(batch, stacked=False))
 

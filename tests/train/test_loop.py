@@ -46,7 +46,7 @@ def spied(monkeypatch):
         return inner["evaluate"](*arguments)
 
     def save(*arguments):
-        events.append(("save", arguments[5]))
+        events.append(("save", arguments[2]))
         return inner["save"](*arguments)
 
     monkeypatch.setattr(Program, "train_step", train_step)
