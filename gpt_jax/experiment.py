@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
+import itertools
 import re
 import sys
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ def load_experiment(
 
 def _given(overrides: Sequence[str], name: str, default: str) -> str:
     """The last value that the options give a field of text."""
-    for word, after in zip(overrides, [*overrides[1:], ""], strict=True):
+    for word, after in itertools.pairwise([*overrides, ""]):
         option, equals, value = word.partition("=")
         if option.replace("_", "-") == f"--{name}":
             default = value if equals else after
