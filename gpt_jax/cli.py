@@ -30,6 +30,7 @@ OF_RECIPES = (["data", "build"], ["data", "bench"])
 OF_RUNS = {
     "generate": ("write text with a trained model", "gpt_jax.generate"),
     "report": ("compare evaluations on one page", "gpt_jax.evaluate.report"),
+    "serve": ("answer OpenAI's clients, and a chat page, with a model", "gpt_jax.generate.serve"),
 }
 """Commands that do something with runs: what they are for, and the package that has their
 `options.add_options(parser, name)`, of the standard library alone, and `command.run(options)`."""

@@ -139,6 +139,7 @@ class Engine:
         self._sent: deque[_Sent] = deque()
         self._wake = threading.Condition()
         self._closing: Literal["", "closed", "failed"] = ""
+        self._draining = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     # What other threads call.
@@ -157,8 +158,8 @@ class Engine:
     def submit(self, asks: Sequence[Ask]) -> None:
         """Queue all of `asks` or none; raises Refused."""
         with self._wake:
-            if self._closing:
-                raise Refused(self._closing)
+            if self._closing or self._draining:
+                raise Refused(self._closing or "closed")
             free = sum(slot is None for slot in self._slots) + self._queue
             if len(self._waiting) + len(asks) > free:
                 raise Refused("full")
@@ -171,6 +172,11 @@ class Engine:
             for ask in asks:
                 ask.over = True
             self._wake.notify()
+
+    def drain(self) -> None:
+        """Take nothing more, and go on with what there is."""
+        with self._wake:
+            self._draining = True
 
     def close(self) -> None:
         """End what is being written, and the thread. Returns at once."""
