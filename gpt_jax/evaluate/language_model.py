@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from gpt_jax.config import MeshConfig, ModelConfig, require
 from gpt_jax.data.prompts import TextRow, prompt_ids
 from gpt_jax.data.tokenizers import Tokenizer
-from gpt_jax.model.decode import generate_tokens
+from gpt_jax.model.decode import decode_all
 from gpt_jax.model.decoder import GPT, head_of, unembed
 from gpt_jax.model.kernels import choose_attention
 from gpt_jax.model.sampling import Sampling
@@ -225,23 +226,30 @@ class LanguageModel:
         seed: int,
     ) -> list[str]:
         """The texts that continue a batch of prompts."""
-        rows = [TextRow(self.tokenizer, stop, prompt) for prompt in prompts]
-        texts = [""] * len(rows)
+        # A token that holds a stop string whole ends its row on the devices already.
+        marks = [text.encode() for text in stop if text]
+        table = self.tokenizer.table[: self.vocab_size]
+        ends = [n for n, piece in enumerate(table) if any(mark in piece for mark in marks)]
+        if self.tokenizer.separator < self.vocab_size:
+            ends.append(self.tokenizer.separator)
         with jax.set_mesh(self.mesh), rules():
-            for tokens in generate_tokens(
+            found = decode_all(
                 self.config,
                 self.params,
                 prompts,
                 max_new_tokens,
                 how,
                 vocab_size=self.vocab_size,
+                ends=ends,
                 seed=seed % 2**32,
-            ):
-                for n, row in enumerate(rows):
-                    texts[n] += row.push(int(tokens[n]))
-                if all(row.ended for row in rows):
-                    break
-        return [text + row.flush() for text, row in zip(texts, rows, strict=True)]
+            )
+        tokens_BN, lengths_B = _whole(found.tokens_BN), _whole(found.lengths_B)
+        texts = []
+        for prompt, tokens, length in zip(prompts, tokens_BN, lengths_B, strict=True):
+            row = TextRow(self.tokenizer, stop, prompt)
+            text = "".join(row.push(token) for token in tokens[:length].tolist())
+            texts.append(text + row.flush())
+        return texts
 
     def _encoded(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[np.ndarray, np.ndarray]]:
         """The tokens of context and ending, as `_encode_pair` of the harness makes them."""
@@ -382,6 +390,13 @@ def score(
     _, found = jax.lax.scan(step, None, jnp.arange(chunks))
     nats_BT, greedy_BT = (x.swapaxes(0, 1).reshape(batch, length) for x in found)
     return nats_BT, greedy_BT
+
+
+def _whole(x: Array) -> np.ndarray:
+    """An array on the host, whichever hosts have its parts."""
+    if not x.is_fully_addressable and not x.is_fully_replicated:
+        x = multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
 
 
 def _power(number: int) -> int:

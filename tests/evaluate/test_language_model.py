@@ -218,18 +218,17 @@ def test_sampling_follows_from_the_seed(one):
 
 
 def test_writing_ends_when_every_row_has(one, monkeypatch):
-    """The rest of `max_new_tokens` is not computed."""
-    steps, real = [], language_model.generate_tokens
-
-    def counted(*arguments, **named):
-        for tokens in real(*arguments, **named):
-            steps.append(1)
-            yield tokens
-
-    monkeypatch.setattr(language_model, "generate_tokens", counted)
-    stops = [chr(n) for n in range(128)]
-    one.generate(["a"], [*stops, "\ufffd"], 30)
-    assert len(steps) < 10
+    """The rest of `max_new_tokens` is not computed: a stop string of one token ends its row."""
+    found, real = [], language_model.decode_all
+    monkeypatch.setattr(
+        language_model,
+        "decode_all",
+        lambda *a, **named: found.append(real(*a, **named)) or found[0],
+    )
+    texts = one.generate(["a"], [chr(n) for n in range(128)], 30)
+    (longest,) = found[0].lengths_B.tolist()
+    assert longest < 20
+    assert len(texts[0]) < longest
 
 
 def test_a_prompt_too_long_keeps_its_end(one):

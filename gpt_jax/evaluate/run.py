@@ -1,0 +1,244 @@
+"""A task put to a model: questions to prompts, prompts to what it says, that to figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from gpt_jax import sandbox
+from gpt_jax.config import DataConfig, require
+from gpt_jax.data.sources import documents
+from gpt_jax.data.tasks.task import Question, Task
+from gpt_jax.evaluate import scores
+from gpt_jax.evaluate.language_model import LanguageModel, Progress
+from gpt_jax.evaluate.scores import Score, Sums
+from gpt_jax.evaluate.shots import Prompt, draw, prompt
+from gpt_jax.model.sampling import Sampling
+from gpt_jax.parallel import hosts
+
+TEMPERATURE = 0.8
+"""Of answers of which there are several to a question (Codex paper, section 2.3: for many)."""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The questions of a task that are put, and what shots are drawn from."""
+
+    task: Task
+    questions: tuple[Question, ...]
+    training: tuple[Question, ...]
+    shots: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an exam."""
+
+    exam: Exam
+    scores: dict[str, Score]
+    """The task's own metrics first."""
+    counts: dict[str, int]
+    """What did not go as it should: with_fewer_shots, too_long and without_tokens are numbers of
+    questions, shots_left_out of shots."""
+    seconds: float
+    records: list[dict[str, Any]]
+    """What the model said to each question, for a look at its errors."""
+
+    def as_dict(self, with_records: bool = False) -> dict[str, Any]:
+        """What JSON can hold of it."""
+        task = self.exam.task
+        signatures = {name: text for name in self.scores if (text := scores.signature(name))}
+        found = {
+            "task": task.name,
+            "kind": task.kind,
+            "prompt_version": task.version,
+            "shots": self.exam.shots,
+            "seed": self.exam.seed,
+            "examples": len(self.exam.questions) - self.counts["without_tokens"],
+            "metrics": {name: dataclasses.asdict(score) for name, score in self.scores.items()},
+            "interval": {"level": scores.LEVEL, "resamples": scores.RESAMPLES},
+            **({"signatures": signatures} if signatures else {}),
+            "counts": self.counts,
+            "seconds": round(self.seconds, 3),
+        }
+        return found | ({"records": self.records} if with_records else {})
+
+
+def text_task(source: str, text_field: str = "text") -> Task:
+    """The task of telling the documents of a source, as `DataConfig.files` names one."""
+
+    @cache
+    def read() -> tuple[Question, ...]:
+        config = DataConfig(files=(source,), text_field=text_field)
+        found = tuple(Question(one.name, "", (one.text,)) for one in documents(config) if one.text)
+        require(bool(found), f"there is no text in {source} (--text).")
+        return found
+
+    return Task(source, "text", "1", lambda split, seed: read(), scores.NAMES["text"])
+
+
+def prepare(task: Task, shots: int, examples: int, seed: int) -> Exam:
+    """The questions that are put, in the task's order: `examples` of them by the seed, 0 is all.
+
+    Raises InputError where a question is malformed, a metric cannot be had, or there is nothing to
+    draw shots from; before any model is needed.
+    """
+    scores.check_metrics(task)
+    require(shots >= 0, f"a number of shots is 0 or more, and it is {shots}.")
+    require(
+        shots == 0 or task.kind != "text",
+        f"a text stands by itself, and {task.name} is one of texts: ask it with --shots 0.",
+    )
+    questions = list(task.questions("test", seed))
+    require(bool(questions), f"a task has a question at least, and {task.name} has none.")
+    if 0 < examples < len(questions):
+        numbers = random.Random(f"{task.name} {seed}")
+        keys = [numbers.random() for _ in questions]
+        taken = sorted(sorted(range(len(questions)), key=keys.__getitem__)[:examples])
+        questions = [questions[place] for place in taken]
+    training = tuple(task.questions("train", seed)) if shots else ()
+    require(
+        len(training) >= shots,
+        f"shots are drawn from a task's training questions, and {task.name} has {len(training)} "
+        f"for {shots}: ask for fewer (--shots).",
+    )
+    return Exam(task, tuple(questions), training, shots, seed)
+
+
+def put(
+    model: LanguageModel,
+    exam: Exam,
+    progress: Progress | None = None,
+    resamples: int = scores.RESAMPLES,
+) -> Result:
+    """Put an exam to a model; `resamples` 0: without intervals."""
+    start = time.monotonic()
+    sums, counts, records = _ways[exam.task.kind](model, exam, progress)
+    # The task's own metrics first.
+    order = dict.fromkeys([*exam.task.metrics, *sums])
+    found = scores.bootstrap({name: sums[name] for name in order}, exam.seed, resamples)
+    return Result(exam, found, counts, time.monotonic() - start, records)
+
+
+def prompts(model: LanguageModel, exam: Exam) -> list[Prompt]:
+    """What the model reads of each question."""
+    task, context = exam.task, model.config.context_length
+    made = []
+    for place, question in enumerate(exam.questions):
+        if task.kind == "generate":
+
+            def fits(text: str) -> bool:
+                return model.num_tokens(text) + task.max_new_tokens <= context
+
+        else:
+            endings = set(question.choices)
+
+            def fits(text: str, endings: set[str] = endings) -> bool:
+                # The last token of an ending is not read.
+                return max(model.num_tokens(text + e) for e in endings) - 1 <= model.max_length
+
+        drawn = draw(task, question, place, exam.training, exam.shots, exam.seed)
+        made.append(prompt(task, question, drawn, fits))
+    return made
+
+
+_Found = tuple[dict[str, Sums], dict[str, int], list[dict[str, Any]]]
+
+
+def _counts(exam: Exam, made: Sequence[Prompt], without_tokens: int = 0) -> dict[str, int]:
+    return {
+        "with_fewer_shots": sum(one.shots < exam.shots for one in made),
+        "shots_left_out": sum(exam.shots - one.shots for one in made),
+        "too_long": sum(not one.fits for one in made),
+        "without_tokens": without_tokens,
+    }
+
+
+def _choose(model: LanguageModel, exam: Exam, progress: Progress | None) -> _Found:
+    made = prompts(model, exam)
+    pairs: dict[tuple[str, str], int] = {}
+    asked = []
+    for question, one in zip(exam.questions, made, strict=True):
+        contexts = one.contexts * (1 if question.contexts else len(question.choices))
+        alone = [(exam.task.unconditional, choice) for choice in question.choices]
+        asked.append((list(zip(contexts, question.choices, strict=True)), alone))
+        for pair in [*asked[-1][0], *alone]:
+            pairs.setdefault(pair, len(pairs))
+    likelihoods = model.loglikelihoods(list(pairs), progress)
+    right: dict[str, list[bool]] = {name: [] for name in scores.NAMES["choice"]}
+    records = []
+    for question, one, (with_context, alone) in zip(exam.questions, made, asked, strict=True):
+        found, bare = ([likelihoods[pairs[p]] for p in some] for some in (with_context, alone))
+        record = {"question": question.name, "shots": one.shots, "right": question.right}
+        if any(ending.tokens == 0 for ending in found):
+            records.append(record | {"left_out": "a choice has no tokens"})
+            continue
+        chosen = scores.chosen(question, found, bare)
+        for name, choice in chosen.items():
+            right[name].append(choice == question.right)
+        records.append(
+            record
+            | {"contexts": list(one.contexts), "choices": list(question.choices), "chosen": chosen}
+            | {"logprobs": [ending.logprob for ending in found]}
+            | {"logprobs_unconditional": [ending.logprob for ending in bare]}
+            | {"tokens": [ending.tokens for ending in found]}
+        )
+    without = sum("left_out" in record for record in records)
+    require(
+        without < len(records),
+        f"a choice has tokens, and each question of {exam.task.name} has one that this tokenizer "
+        "makes nothing of: train with another tokenizer, or change the task.",
+    )
+    sums = {name: scores.mean(flags) for name, flags in right.items()}
+    return sums, _counts(exam, made, without), records
+
+
+def _write(model: LanguageModel, exam: Exam, progress: Progress | None) -> _Found:
+    task, made = exam.task, prompts(model, exam)
+    many = scores.answers_per_question(task)
+    asked = [one.contexts[0] for one in made for _ in range(many)]
+    how = Sampling(temperature=TEMPERATURE if many > 1 else 0.0)
+    written = model.generate(asked, task.stop, task.max_new_tokens, how, exam.seed, progress)
+    texts = [written[start : start + many] for start in range(0, len(written), many)]
+    passed, tested = [0] * len(texts), any(name.startswith("pass@") for name in task.metrics)
+    if tested:
+        programs = [
+            f"{question.context}{text}\n{question.test}"
+            for question, answers in zip(exam.questions, texts, strict=True)
+            for text in answers
+        ]
+        # Each host runs them; where a program passes on one by luck alone, all must agree.
+        outcomes = hosts.from_first([outcome.passed for outcome in sandbox.run_all(programs)])
+        passed = [sum(outcomes[n : n + many]) for n in range(0, len(outcomes), many)]
+    sums = scores.of_answers(task, exam.questions, texts, passed)
+    records = [
+        {"question": question.name, "shots": one.shots, "context": one.contexts[0]}
+        | {"answers": list(question.answers), "written": answers}
+        | {name: float(sums[name].of_example_NS[n, 0]) for name in sums if name != "bleu"}
+        for n, (question, one, answers) in enumerate(zip(exam.questions, made, texts, strict=True))
+    ]
+    return sums, _counts(exam, made), records
+
+
+def _tell(model: LanguageModel, exam: Exam, progress: Progress | None) -> _Found:
+    texts = [question.answers[0] for question in exam.questions]
+    found = model.rolling(texts, progress)
+    records = [
+        {"question": question.name, "logprob": one.logprob, "tokens": one.tokens}
+        | {"bytes": one.num_bytes}
+        for question, one in zip(exam.questions, found, strict=True)
+    ]
+    return scores.of_texts(texts, found), _counts(exam, []), records
+
+
+_ways: dict[str, Callable[[LanguageModel, Exam, Progress | None], _Found]] = {
+    "choice": _choose,
+    "generate": _write,
+    "text": _tell,
+}
