@@ -29,6 +29,7 @@ OF_RECIPES = (["data", "build"], ["data", "bench"])
 """Those that take a recipe's."""
 OF_RUNS = {
     "generate": ("write text with a trained model", "gpt_jax.generate"),
+    "evaluate": ("score a trained model on tasks and texts", "gpt_jax.evaluate"),
     "report": ("compare evaluations on one page", "gpt_jax.evaluate.report"),
     "serve": ("answer OpenAI's clients, and a chat page, with a model", "gpt_jax.generate.serve"),
 }
@@ -305,6 +306,7 @@ def _of_run(module: str, options: argparse.Namespace, _: Sequence[str]) -> None:
     from gpt_jax.parallel import platform
 
     platform.configure()
+    options.reader = None
     importlib.import_module(f"{module}.command").run(options)
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+import numpy as np
+
 from gpt_jax import sandbox
-from gpt_jax.config import DataConfig, require
-from gpt_jax.data.sources import documents
+from gpt_jax.config import Config, require
+from gpt_jax.data.sources import pieces
+from gpt_jax.data.sources import read as documents
 from gpt_jax.data.tasks.task import Question, Task
 from gpt_jax.evaluate import scores
+from gpt_jax.evaluate.contamination import NOT_CHECKED, Contamination, contamination
 from gpt_jax.evaluate.language_model import LanguageModel, Progress
 from gpt_jax.evaluate.scores import Score, Sums
 from gpt_jax.evaluate.shots import Prompt, draw, prompt
@@ -43,6 +48,12 @@ class Result:
     exam: Exam
     scores: dict[str, Score]
     """The task's own metrics first."""
+    contamination: Contamination | None
+    """What the text that the model learned from had of the task, where that is known."""
+    clean: dict[str, Score]
+    """The scores of the questions that were not found there, where these are known by name and
+    there are any."""
+    num_clean: int
     counts: dict[str, int]
     """What did not go as it should: with_fewer_shots, too_long and without_tokens are numbers of
     questions, shots_left_out of shots."""
@@ -61,7 +72,13 @@ class Result:
             "shots": self.exam.shots,
             "seed": self.exam.seed,
             "examples": len(self.exam.questions) - self.counts["without_tokens"],
-            "metrics": {name: dataclasses.asdict(score) for name, score in self.scores.items()},
+            "metrics": _by_name(self.scores),
+            "contamination": self.contamination.line if self.contamination else NOT_CHECKED,
+            **(
+                {"clean_examples": self.num_clean, "clean": _by_name(self.clean)}
+                if self.clean
+                else {}
+            ),
             "interval": {"level": scores.LEVEL, "resamples": scores.RESAMPLES},
             **({"signatures": signatures} if signatures else {}),
             "counts": self.counts,
@@ -70,13 +87,24 @@ class Result:
         return found | ({"records": self.records} if with_records else {})
 
 
+def _by_name(found: dict[str, Score]) -> dict[str, Any]:
+    """JSON has no number for what is none or without bound."""
+    return {
+        name: {
+            end: value if value is None or math.isfinite(value) else None
+            for end, value in dataclasses.asdict(score).items()
+        }
+        for name, score in found.items()
+    }
+
+
 def text_task(source: str, text_field: str = "text") -> Task:
     """The task of telling the documents of a source, as `DataConfig.files` names one."""
 
     @cache
     def read() -> tuple[Question, ...]:
-        config = DataConfig(files=(source,), text_field=text_field)
-        found = tuple(Question(one.name, "", (one.text,)) for one in documents(config) if one.text)
+        every = (one for piece in pieces((source,)) for one in documents(piece, text_field))
+        found = tuple(Question(one.name, "", (one.text,)) for one in every)
         require(bool(found), f"there is no text in {source} (--text).")
         return found
 
@@ -114,38 +142,50 @@ def prepare(task: Task, shots: int, examples: int, seed: int) -> Exam:
 def put(
     model: LanguageModel,
     exam: Exam,
+    trained: Config | None = None,
     progress: Progress | None = None,
     resamples: int = scores.RESAMPLES,
 ) -> Result:
-    """Put an exam to a model; `resamples` 0: without intervals."""
+    """Put an exam to a model.
+
+    Args:
+      trained: the run that the model is of, to be asked what it has seen of the task.
+      resamples: of the examples, for the intervals; 0: there are none.
+    """
     start = time.monotonic()
     sums, counts, records = _ways[exam.task.kind](model, exam, progress)
     # The task's own metrics first.
-    order = dict.fromkeys([*exam.task.metrics, *sums])
-    found = scores.bootstrap({name: sums[name] for name in order}, exam.seed, resamples)
-    return Result(exam, found, counts, time.monotonic() - start, records)
+    sums = {name: sums[name] for name in dict.fromkeys([*exam.task.metrics, *sums])}
+    found = scores.bootstrap(sums, exam.seed, resamples)
+    known = contamination(trained, exam.task) if trained else None
+    clean, num_clean = {}, 0
+    if known and known.dirty is not None:
+        scored = [q for q, r in zip(exam.questions, records, strict=True) if "left_out" not in r]
+        keep_N = np.array([known.is_clean(question) for question in scored], bool)
+        num_clean = int(keep_N.sum())
+        if num_clean:
+            kept = {n: Sums(s.of_example_NS[keep_N], s.value) for n, s in sums.items()}
+            clean = scores.bootstrap(kept, exam.seed, resamples)
+    seconds = time.monotonic() - start
+    return Result(exam, found, known, clean, num_clean, counts, seconds, records)
 
 
 def prompts(model: LanguageModel, exam: Exam) -> list[Prompt]:
     """What the model reads of each question."""
-    task, context = exam.task, model.config.context_length
-    made = []
+    task, made = exam.task, []
     for place, question in enumerate(exam.questions):
-        if task.kind == "generate":
-
-            def fits(text: str) -> bool:
-                return model.num_tokens(text) + task.max_new_tokens <= context
-
-        else:
-            endings = set(question.choices)
-
-            def fits(text: str, endings: set[str] = endings) -> bool:
-                # The last token of an ending is not read.
-                return max(model.num_tokens(text + e) for e in endings) - 1 <= model.max_length
-
         drawn = draw(task, question, place, exam.training, exam.shots, exam.seed)
-        made.append(prompt(task, question, drawn, fits))
+        made.append(prompt(task, question, drawn, partial(_fits, model, task, question)))
     return made
+
+
+def _fits(model: LanguageModel, task: Task, question: Question, text: str) -> bool:
+    """Whether there is room for a text and what is to follow it."""
+    if task.kind == "generate":
+        return model.num_tokens(text) + task.max_new_tokens <= model.config.context_length
+    # The last token of an ending is not read.
+    longest = max(model.num_tokens(text + ending) for ending in set(question.choices))
+    return longest - 1 <= model.max_length
 
 
 _Found = tuple[dict[str, Sums], dict[str, int], list[dict[str, Any]]]

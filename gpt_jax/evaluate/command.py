@@ -1,0 +1,177 @@
+"""`gpt-jax evaluate`: tasks put to a model, a table for the terminal, and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gpt_jax.config import require
+from gpt_jax.data.tasks.registry import find_task, task_names
+from gpt_jax.data.tasks.task import Task
+from gpt_jax.evaluate.contamination import NOT_CHECKED
+from gpt_jax.evaluate.load import Loaded, load_model
+from gpt_jax.evaluate.run import Exam, Result, prepare, put, text_task
+from gpt_jax.evaluate.scores import Score
+from gpt_jax.flops import num_params
+from gpt_jax.train.run import write_json
+
+
+def run(options: argparse.Namespace) -> None:
+    """Score a model on tasks.
+
+    All that can be wrong with tasks, shots or --json is found before the model is read.
+    """
+    if options.list_tasks:
+        for name, about in sorted(task_names().items()):
+            print(f"{name:<24} {about}")
+        return
+    exams = _exams(options)
+    if options.json:
+        _check_writable(options.json)
+    require(options.run_folder is not None, "there is no RUN to evaluate: give its folder.")
+    loaded = load_model(
+        options.run_folder,
+        options.step,
+        options.reader,
+        options.fsdp,
+        options.device_batch_tokens,
+    )
+    results = _put_all(loaded, exams)
+    print_table(results)
+    if options.json:
+        write_json(options.json, as_json(options.run_folder, loaded, results, options.records))
+        print(f"\n{options.json} has all figures.")
+
+
+def _exams(options: argparse.Namespace) -> list[Exam]:
+    """What is asked for; text without shots."""
+    names = [name for name in options.tasks.split(",") if name]
+    tasks: list[Task] = [find_task(name) for name in names]
+    texts = [text_task(source, options.text_field) for source in options.text]
+    require(bool(tasks or texts), "there is nothing to evaluate: name --tasks, or a --text.")
+    require(options.examples >= 0, f"--examples is 0 or more, and it is {options.examples}.")
+    require(options.seed >= 0, f"--seed is 0 or more, and it is {options.seed}.")
+    counts = _shots(options.shots)
+    seed, examples = options.seed, options.examples
+    asked = [
+        prepare(task, count, examples, seed)
+        for task in tasks
+        for count in ([0] if task.kind == "text" else counts)
+    ]
+    return [*asked, *(prepare(text, 0, examples, seed) for text in texts)]
+
+
+def _shots(words: str) -> list[int]:
+    counts = words.split(",")
+    require(
+        all(count.isdecimal() for count in counts),
+        f"--shots is one or more numbers, such as 0,1,16, and it is {words!r}.",
+    )
+    return [int(count) for count in dict.fromkeys(counts)]
+
+
+def _check_writable(path: Path) -> None:
+    require(not path.is_dir(), f"--json names a file, and {path} is a folder.")
+    require(
+        path.parent.is_dir(), f"--json names a file in a folder, and there is no {path.parent}."
+    )
+
+
+def _put_all(loaded: Loaded, exams: Sequence[Exam]) -> list[Result]:
+    console, results = Console(stderr=True), []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    shown = sys.stderr.isatty()
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bars:
+        for exam in exams:
+            bar = bars.add_task(_title(exam), total=None)
+            results.append(
+                put(
+                    loaded.model,
+                    exam,
+                    loaded.config,
+                    lambda done, rows, bar=bar: bars.update(bar, completed=done, total=rows),
+                )
+            )
+            bars.remove_task(bar)
+    return results
+
+
+def _title(exam: Exam) -> str:
+    return f"{exam.task.name}, {exam.shots} shots" if exam.task.kind != "text" else exam.task.name
+
+
+def as_json(
+    path: Path, loaded: Loaded, results: Sequence[Result], with_records: bool
+) -> dict[str, Any]:
+    """All that was found, ready for JSON."""
+    return {
+        "run": str(path),
+        "name": loaded.config.name if loaded.config else path.name,
+        "step": loaded.step,
+        "parameters": num_params(loaded.model.config),
+        "results": [result.as_dict(with_records) for result in results],
+    }
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """The tasks' own metrics with their intervals, and what did not go as it should."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("task", "shots", "examples", "metric", "value", "95 % interval"):
+        table.add_column(name, justify="left" if name in ("task", "metric") else "right")
+    for result in results:
+        own = [(name, result.scores[name]) for name in result.exam.task.metrics]
+        clean = [(f"{name}, clean", result.clean[name]) for name in result.clean]
+        for n, (name, score) in enumerate([*own, *clean[: len(own)]]):
+            beginning = [
+                result.exam.task.name,
+                str(result.exam.shots),
+                f"{len(result.exam.questions) - result.counts['without_tokens']:,}",
+            ]
+            table.add_row(*(beginning if n == 0 else [""] * 3), name, *_figures(score))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for result in results:
+        for line in _remarks(result):
+            print(f"{_title(result.exam)}: {line}")
+
+
+def _figures(score: Score) -> tuple[str, str]:
+    if score.low is None or score.high is None:
+        return f"{score.value:.4f}", "-"
+    return f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"
+
+
+def _remarks(result: Result) -> list[str]:
+    """In words, what a reader of the figures must know."""
+    counts, lines = result.counts, []
+    if counts["with_fewer_shots"]:
+        lines.append(
+            f"{counts['with_fewer_shots']:,} questions have fewer shots, as the context has no "
+            f"room for {counts['shots_left_out']:,} in all."
+        )
+    if counts["too_long"]:
+        lines.append(
+            f"{counts['too_long']:,} questions do not fit the context by themselves, and their "
+            "beginning was not read."
+        )
+    if counts["without_tokens"]:
+        lines.append(
+            f"{counts['without_tokens']:,} questions were left out: the tokenizer makes nothing of "
+            "a choice."
+        )
+    if result.contamination:
+        lines.append(f"{result.contamination.line}.")
+    elif result.exam.task.kind != "text":
+        lines.append(f"contamination {NOT_CHECKED}.")
+    return lines
