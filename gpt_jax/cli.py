@@ -194,6 +194,13 @@ def _open_foreign(folder: Path) -> Any:
     return open_folder(folder)
 
 
+def _scorer(*parts: Any) -> Any:
+    """What scores the tasks of a run while it is trained."""
+    from gpt_jax.evaluate.training import scorer
+
+    return scorer(*parts)
+
+
 def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from gpt_jax.parallel import platform
 
@@ -250,7 +257,7 @@ def _train_here(config: Config, options: argparse.Namespace, overrides: Sequence
         print(f"run     {workdir}", flush=True)
     else:
         logging.getLogger("gpt_jax").setLevel(logging.ERROR)  # the first says it
-    outcome = train(config, workdir, reader=_open_foreign)
+    outcome = train(config, workdir, _scorer, _open_foreign)
     # The others stay until it has spoken: a host that ends early is one that is lost.
     hosts.on_first(lambda: tell(outcome))
 
@@ -306,7 +313,7 @@ def _of_run(module: str, options: argparse.Namespace, _: Sequence[str]) -> None:
     from gpt_jax.parallel import platform
 
     platform.configure()
-    options.reader = None
+    options.reader = _open_foreign
     importlib.import_module(f"{module}.command").run(options)
 
 

@@ -17,7 +17,7 @@ from gpt_jax.data.tasks.registry import find_task, task_names
 from gpt_jax.data.tasks.task import Task
 from gpt_jax.evaluate.contamination import NOT_CHECKED
 from gpt_jax.evaluate.load import Loaded, load_model
-from gpt_jax.evaluate.run import Exam, Result, prepare, put, text_task
+from gpt_jax.evaluate.run import Exam, Result, prepare, put, require_room, text_task
 from gpt_jax.evaluate.scores import Score
 from gpt_jax.flops import num_params
 from gpt_jax.train.run import write_json
@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
         options.fsdp,
         options.device_batch_tokens,
     )
+    require_room(loaded.model, exams)
     results = _put_all(loaded, exams)
     print_table(results)
     if options.json:

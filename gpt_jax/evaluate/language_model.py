@@ -29,9 +29,9 @@ from gpt_jax.model.decoder import GPT, head_of, unembed
 from gpt_jax.model.kernels import choose_attention
 from gpt_jax.model.sampling import Sampling
 from gpt_jax.parallel.mesh import batch_shards, make_mesh
-from gpt_jax.parallel.sharding import batch_sharding, replicated, rules, shardings
+from gpt_jax.parallel.sharding import batch_sharding, replicated, rules
 from gpt_jax.train.loss import normaliser_and_target, num_loss_chunks
-from gpt_jax.train.state import boxed_params
+from gpt_jax.train.state import boxed_params, laid_out
 
 BATCH_TOKENS = 8192
 """Tokens that each part of the mesh which has rows of its own takes at a time."""
@@ -108,7 +108,8 @@ class LanguageModel:
         self.vocab_size = min(tokenizer.vocab_size, config.vocab_size)
         """Of the tokens that are drawn."""
         self._shards, self._batch_tokens = batch_shards(self.mesh), batch_tokens
-        self._sharding = shardings(boxed_params(self.config), self.mesh)
+        self.abstract = laid_out(boxed_params(self.config), self.mesh)
+        """Shapes and shardings of the parameters."""
         self._programs: dict[int, Any] = {}
         self._params: Any = None
 
@@ -120,7 +121,8 @@ class LanguageModel:
 
     @params.setter
     def params(self, params: Any) -> None:
-        self._params = jax.device_put(params, self._sharding)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        self._params = jax.device_put(params, shardings)
 
     def loglikelihoods(
         self, pairs: Sequence[tuple[str, str]], progress: Progress | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gpt_jax.config import STEP_HELP
+
 
 def add_options(evaluate: argparse.ArgumentParser, name: str) -> None:
     """What the command of that name takes."""
@@ -40,7 +42,7 @@ def add_options(evaluate: argparse.ArgumentParser, name: str) -> None:
     evaluate.add_argument(
         "--records", action="store_true", help="write what was said to each question to it too"
     )
-    evaluate.add_argument("--step", metavar="N|best|last", help="whose parameters")
+    evaluate.add_argument("--step", metavar="N|best|last", help=STEP_HELP)
     evaluate.add_argument(
         "--fsdp", type=int, default=1, help="devices to split the weights over (default: 1)"
     )

@@ -139,6 +139,18 @@ def prepare(task: Task, shots: int, examples: int, seed: int) -> Exam:
     return Exam(task, tuple(questions), training, shots, seed)
 
 
+def require_room(model: LanguageModel, exams: Sequence[Exam]) -> None:
+    """Raise InputError where an answer alone would fill the model's context."""
+    context = model.config.context_length
+    for task in (exam.task for exam in exams):
+        require(
+            task.kind != "generate" or task.max_new_tokens < context,
+            f"an answer must leave room for the question, and {task.name} asks for "
+            f"{task.max_new_tokens} tokens of a context of {context}: leave that task out, or "
+            "define it with fewer (max_new_tokens).",
+        )
+
+
 def put(
     model: LanguageModel,
     exam: Exam,

@@ -39,29 +39,32 @@ Reader = Callable[[Path], Origin]
 def open_origin(name: str, reader: Reader | None) -> Origin:
     """What `init_from` names; InputError where it is neither a run nor of `reader`'s kind."""
     path = resolved(user_path(name))
-    if reader is not None and _is_foreign(path):
+    if reader is not None and is_foreign(path):
         return reader(path)
     config = read_config(path)
-    return Origin(config.model, path / "tokenizer", partial(_read_run, path, config))
+    return Origin(config.model, path / "tokenizer", lambda plain: read_run(path, config, plain)[1])
 
 
-def _is_foreign(path: Path) -> bool:
+def is_foreign(path: Path) -> bool:
+    """Whether a folder has a model in the Hugging Face format."""
     try:
         return "model_type" in json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False  # `read_config` says what is wrong with it
 
 
-def _read_run(run: Path, config: Config, plain: Any) -> Any:
-    """The parameters of a run, adapters merged, laid out as `plain`."""
+def read_run(
+    run: Path, config: Config, plain: Any, step: int | str | None = None
+) -> tuple[int, Any]:
+    """(step, its parameters, adapters merged, laid out as `plain`); `step` as in `gpt_jax.load`."""
     mesh = jax.tree.leaves(plain)[0].sharding.mesh
     wanted = laid_out(boxed_params(config.model, config.tune), mesh)
-    step = step_to_load(run, config)
-    params = load_params(run / "checkpoints", wanted, step, any_dtype=True)[1]
+    number = step_to_load(run, config, step)
+    number, params, _ = load_params(run / "checkpoints", wanted, number, any_dtype=True)
     if config.tune.lora_rank == 0:
-        return params
+        return number, params
     shardings = jax.tree.map(lambda leaf: leaf.sharding, plain)
-    return jax.jit(partial(effective, config=config), out_shardings=shardings)(params)
+    return number, jax.jit(partial(effective, config=config), out_shardings=shardings)(params)
 
 
 def with_origin(config: Config, reader: Reader | None) -> Config:

@@ -1,6 +1,7 @@
 """Tasks put to a small model: figures counted again from what it said, and the command itself."""
 
 import json
+from pathlib import Path
 
 import jax
 import pytest
@@ -198,6 +199,34 @@ def test_the_command_writes_a_table_and_json(run, questions, tmp_path, capsys):
     assert found["step"] == 7
     assert len(found["results"][0]["records"]) == 2
     assert {"value", "low", "high"} == found["results"][0]["metrics"]["accuracy"].keys()
+
+
+def figures(*words: object) -> dict:
+    """What --json gives of a command, but for the time it took."""
+    out = Path(str(words[-1]))
+    assert cli.main(["evaluate", *map(str, words[:-1]), "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    return {one["task"]: one | {"seconds": 0} for one in found["results"]}
+
+
+@pytest.mark.slow
+def test_a_model_in_the_hugging_face_format_is_evaluated_as_it_is(tmp_path, questions):
+    """The same figures as those of the run that it was exported from."""
+    run = make_run(tmp_path / "run")
+    assert cli.main(["export", str(run), str(tmp_path / "hf")]) == 0
+    ours, theirs = (
+        figures(tmp_path / name, "--tasks", questions, tmp_path / f"{name}.json")
+        for name in ("run", "hf")
+    )
+    assert ours == theirs
+
+
+def test_a_step_and_split_weights_give_the_same(run, questions, tmp_path):
+    whole = figures(run, "--tasks", questions, tmp_path / "a.json")
+    split = figures(run, "--tasks", questions, "--fsdp", 2, "--step", 7, tmp_path / "b.json")
+    for name, score in whole["mine"]["metrics"].items():
+        assert split["mine"]["metrics"][name] == score
+    assert cli.main(["evaluate", str(run), "--tasks", str(questions), "--step", "8"]) == 1
 
 
 @pytest.mark.parametrize(
