@@ -245,7 +245,12 @@ def _train_here(config: Config, options: argparse.Namespace, overrides: Sequence
         )
         best = outcome.best
         if best.step and (best.step < outcome.step or best.metric != "val_loss"):
-            print(f"best    {best.metric} {best.value:.4f} at step {best.step}\n", flush=True)
+            step = "" if best.patience else " --step best"
+            print(
+                f"best    {best.metric} {best.value:.4f} at step {best.step}: "
+                f"gpt-jax generate {outcome.folder}{step}\n",
+                flush=True,
+            )
         try:
             sample = _write_sample(outcome.folder, outcome.config)
         except InputError as error:  # such as a prompt that is too long: no reason to hide the rest

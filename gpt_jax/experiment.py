@@ -50,7 +50,7 @@ def load_experiment(
         if "--data.corpus" in given:
             data = dataclasses.replace(data, files=())
         default = dataclasses.replace(default, data=data, init_from=str(resolved(path)))
-        config = overridden(default, path, overrides, command)
+        config = _of_one_length(overridden(default, path, overrides, command), overrides)
         require(
             bool(config.data.files or config.data.corpus) or (path / "metrics.jsonl").exists(),
             f"{path} is a model from elsewhere, and there is no text to go on with: name some "
@@ -67,7 +67,17 @@ def load_experiment(
         from gpt_jax.train.origin import with_origin
 
         config = with_origin(dataclasses.replace(config, init_from=origin), reader)
-    return overridden(config, path, overrides, command)
+    return _of_one_length(overridden(config, path, overrides, command), overrides)
+
+
+def _of_one_length(config: Config, overrides: Sequence[str]) -> Config:
+    """`config`; InputError where tokens are asked for and epochs count."""
+    require(
+        config.train.epochs == 0 or not _given(overrides, "train.total-tokens", ""),
+        "a run is as long as its epochs or its tokens say, and --train.total-tokens is given with "
+        f"train.epochs={config.train.epochs:g}: give --train.epochs 0 with it.",
+    )
+    return config
 
 
 def _given(overrides: Sequence[str], name: str, default: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from gpt_jax.config import Config, flatten, require
+from gpt_jax.config import Config, flatten, nearest, require
 from gpt_jax.data import supervised
 from gpt_jax.data.batches import (
     Batch,
@@ -103,6 +103,7 @@ def train(
             check_origin(config, corpus.tokenizer, open_origin(config.init_from, reader))
         samples = _samples(corpus, config)
         config = with_length(config, samples)
+        _check_best(config, corpus)
         program, keep = Program(config), config.checkpoint
         best = Best(config.train.best, config.train.patience)
         with Checkpointer(run.checkpoints, keep.keep_last, keep.keep_best) as checkpointer:
@@ -336,6 +337,19 @@ def _check_tuning(config: Config, scorer: Scorer | None) -> None:
     require(
         not config.train.tasks or scorer is not None,
         "train.tasks are scored by what is passed as train(scorer=...), and there is none.",
+    )
+
+
+def _check_best(config: Config, corpus: Corpus) -> None:
+    """Raise InputError where no validation will have the metric; of a task, its first one says."""
+    names = ["val_loss", "val_perplexity", "val_bits_per_byte"]
+    if len(corpus.validation) > 1:
+        names += [f"val_loss/{name}" for name in corpus.validation]
+    best = config.train.best
+    require(
+        best in names or not best.startswith("val_"),
+        f"train.best must be a metric of the validation, and {best!r} is none: "
+        f"{nearest(best, names)}",
     )
 
 
