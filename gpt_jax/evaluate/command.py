@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from gpt_jax.config import require
 from gpt_jax.data.tasks.registry import find_task, task_names
 from gpt_jax.data.tasks.task import Task
+from gpt_jax.evaluate import probing
 from gpt_jax.evaluate.contamination import NOT_CHECKED
+from gpt_jax.evaluate.language_model import Progress
 from gpt_jax.evaluate.load import Loaded, load_model
+from gpt_jax.evaluate.probes import Asked, Probe, ProbeResult
+from gpt_jax.evaluate.probes import put as put_probe
+from gpt_jax.evaluate.probing import find_probe, is_probe, probe_names
 from gpt_jax.evaluate.run import Exam, Result, prepare, put, require_room, text_task
 from gpt_jax.evaluate.scores import Score
 from gpt_jax.flops import num_params
@@ -29,10 +37,10 @@ def run(options: argparse.Namespace) -> None:
     All that can be wrong with tasks, shots or --json is found before the model is read.
     """
     if options.list_tasks:
-        for name, about in sorted(task_names().items()):
+        for name, about in sorted((task_names() | probe_names()).items()):
             print(f"{name:<24} {about}")
         return
-    exams = _exams(options)
+    exams, probes, asked = _exams(options), _probes(options), probing.asked(options)
     if options.json:
         _check_writable(options.json)
     require(options.run_folder is not None, "there is no RUN to evaluate: give its folder.")
@@ -44,19 +52,21 @@ def run(options: argparse.Namespace) -> None:
         options.device_batch_tokens,
     )
     require_room(loaded.model, exams)
-    results = _put_all(loaded, exams)
-    print_table(results)
+    results, probed = _put_all(loaded, exams, probes, asked)
+    print_tables(results, probed)
     if options.json:
-        write_json(options.json, as_json(options.run_folder, loaded, results, options.records))
+        told = [result.as_dict(options.records) for result in results]
+        told += [result.as_dict() for result in probed]
+        write_json(options.json, as_json(options.run_folder, loaded, told))
         print(f"\n{options.json} has all figures.")
 
 
 def _exams(options: argparse.Namespace) -> list[Exam]:
     """What is asked for; text without shots."""
     names = [name for name in options.tasks.split(",") if name]
-    tasks: list[Task] = [find_task(name) for name in names]
+    tasks: list[Task] = [find_task(name, probe_names()) for name in names if not is_probe(name)]
     texts = [text_task(source, options.text_field) for source in options.text]
-    require(bool(tasks or texts), "there is nothing to evaluate: name --tasks, or a --text.")
+    require(bool(names or texts), "there is nothing to evaluate: name --tasks, or a --text.")
     require(options.examples >= 0, f"--examples is 0 or more, and it is {options.examples}.")
     require(options.seed >= 0, f"--seed is 0 or more, and it is {options.seed}.")
     counts = _shots(options.shots)
@@ -67,6 +77,10 @@ def _exams(options: argparse.Namespace) -> list[Exam]:
         for count in ([0] if task.kind == "text" else counts)
     ]
     return [*asked, *(prepare(text, 0, examples, seed) for text in texts)]
+
+
+def _probes(options: argparse.Namespace) -> list[Probe]:
+    return [find_probe(name) for name in options.tasks.split(",") if is_probe(name)]
 
 
 def _shots(words: str) -> list[int]:
@@ -85,8 +99,10 @@ def _check_writable(path: Path) -> None:
     )
 
 
-def _put_all(loaded: Loaded, exams: Sequence[Exam]) -> list[Result]:
-    console, results = Console(stderr=True), []
+def _put_all(
+    loaded: Loaded, exams: Sequence[Exam], probes: Sequence[Probe], asked: Asked
+) -> tuple[list[Result], list[ProbeResult]]:
+    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -94,40 +110,56 @@ def _put_all(loaded: Loaded, exams: Sequence[Exam]) -> list[Result]:
         TimeRemainingColumn(),
     )
     shown = sys.stderr.isatty()
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bars:
+    with Bars(*columns, console=console, transient=True, disable=not shown) as bars:
+
+        @contextlib.contextmanager
+        def bar(title: str) -> Iterator[Progress]:
+            own = bars.add_task(title, total=None)
+            yield lambda done, rows: bars.update(own, completed=done, total=rows)
+            bars.remove_task(own)
+
+        results, probed = [], []
         for exam in exams:
-            bar = bars.add_task(_title(exam), total=None)
-            results.append(
-                put(
-                    loaded.model,
-                    exam,
-                    loaded.config,
-                    lambda done, rows, bar=bar: bars.update(bar, completed=done, total=rows),
-                )
-            )
-            bars.remove_task(bar)
-    return results
+            with bar(_title(exam)) as progress:
+                results.append(put(loaded.model, exam, loaded.config, progress))
+        for probe in probes:
+            with bar(probe.name) as progress:
+                put_so = dataclasses.replace(asked, progress=progress)
+                probed.append(put_probe(loaded.model, probe, put_so))
+    return results, probed
 
 
 def _title(exam: Exam) -> str:
     return f"{exam.task.name}, {exam.shots} shots" if exam.task.kind != "text" else exam.task.name
 
 
-def as_json(
-    path: Path, loaded: Loaded, results: Sequence[Result], with_records: bool
-) -> dict[str, Any]:
+def as_json(path: Path, loaded: Loaded, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All that was found, ready for JSON."""
     return {
         "run": str(path),
         "name": loaded.config.name if loaded.config else path.name,
         "step": loaded.step,
         "parameters": num_params(loaded.model.config),
-        "results": [result.as_dict(with_records) for result in results],
+        "results": results,
     }
 
 
-def print_table(results: Sequence[Result]) -> None:
-    """The tasks' own metrics with their intervals, and what did not go as it should."""
+def print_tables(results: Sequence[Result], probed: Sequence[ProbeResult]) -> None:
+    """What is found with its intervals, and what else is to be said of it."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if results:
+        console.print(as_table(results))
+    if probed:
+        console.print(probing.as_table(probed))
+    for result in results:
+        for line in _remarks(result):
+            print(f"{_title(result.exam)}: {line}")
+    for result in probed:
+        print(*probing.lines(result), sep="\n")
+
+
+def as_table(results: Sequence[Result]) -> Table:
+    """The tasks' own metrics with their intervals."""
     table = Table(box=None, pad_edge=False)
     for name in ("task", "shots", "examples", "metric", "value", "95 % interval"):
         table.add_column(name, justify="left" if name in ("task", "metric") else "right")
@@ -141,10 +173,7 @@ def print_table(results: Sequence[Result]) -> None:
                 f"{len(result.exam.questions) - result.counts['without_tokens']:,}",
             ]
             table.add_row(*(beginning if n == 0 else [""] * 3), name, *_figures(score))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-    for result in results:
-        for line in _remarks(result):
-            print(f"{_title(result.exam)}: {line}")
+    return table
 
 
 def _figures(score: Score) -> tuple[str, str]:

@@ -20,6 +20,18 @@ def add_options(evaluate: argparse.ArgumentParser, name: str) -> None:
     evaluate.add_argument(
         "--tasks", default="", metavar="A,B,...", help="names, or files that hold or define a task"
     )
+    evaluate.add_argument(
+        "--samples",
+        type=int,
+        default=800,
+        metavar="N",
+        help="texts that a probe has written after each prompt (default: 800)",
+    )
+    evaluate.add_argument(
+        "--lexicon",
+        metavar="PATH",
+        help="how kind words are, for probes: lines of a word, a tab and a number",
+    )
     evaluate.add_argument("--list-tasks", action="store_true", help="tell the names and end")
     evaluate.add_argument(
         "--text",

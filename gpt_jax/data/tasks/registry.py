@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gpt_jax.config import nearest, require
 from gpt_jax.data.tasks import arithmetic, records, scrambles, sequences
 from gpt_jax.data.tasks.benchmarks import BENCHMARKS
@@ -17,8 +19,10 @@ OF_FILES = {
 """What reads a task from a file, by the ending of its name."""
 
 
-def find_task(name: str) -> Task:
+def find_task(name: str, others: Iterable[str] = ()) -> Task:
     """The task of that name, of `task_names`, or in a file.
+
+    `others` are names that the caller knows itself: one of them may have been meant.
 
     A .jsonl file holds questions (`records.of_jsonl`), a .json file or the get_task() of a .py file
     defines a task over some (`records.RecordTask`).
@@ -29,10 +33,11 @@ def find_task(name: str) -> Task:
         if name.endswith(ending):
             return read(name)
     known = task_names()
+    hint = "" if name in known else nearest(name, [*known, *others])
     require(
         name in known,
-        f"there is no task {name!r}: {nearest(name, known)} `gpt-jax evaluate --list-tasks` lists "
-        "all; the path of a .jsonl, .json or .py file names one of your own.",
+        f"there is no task {name!r}: {hint} `gpt-jax evaluate --list-tasks` lists all; the path "
+        "of a .jsonl, .json or .py file names one of your own.",
     )
     if name in BENCHMARKS:
         return BENCHMARKS[name].task()
