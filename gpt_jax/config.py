@@ -382,6 +382,11 @@ class Config:
             "a run with train.patience ends after its best step, and checkpoint.keep_best=0 would "
             "not keep that: set --checkpoint.keep-best 1.",
         )
+        require(
+            not self.tune.classes or bool(self.data.target and not self.data.rejected),
+            "classes are the targets of examples, and there are none: set --data.prompt and "
+            "--data.target, or --tune.classes with nothing after it.",
+        )
         for option in self.compiler_options:
             name, _, value = option.partition("=")
             require(

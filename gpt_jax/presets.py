@@ -50,6 +50,22 @@ def small_stdlib() -> Config:
     )
 
 
+def fine_tuning(name: str, data: DataConfig) -> Config:
+    """GPT-1's way to a task (Radford et al. 2018, section 4.1): three epochs in batches of 32
+    sequences of 512 tokens, with a peak learning rate of 6.25e-5.
+
+    Of the model nothing is said: it is that of `init_from`, with its tokenizer. The cosine takes
+    the place of the paper's linear decay, and there is no warm-up, of which the paper has 0.2 %.
+    The best step by validation loss is kept.
+    """
+    return Config(
+        name=name,
+        data=data,
+        optimizer=OptimizerConfig(learning_rate=6.25e-5, weight_decay=0.01),
+        train=TrainConfig(epochs=3.0, batch_tokens=32 * 512),
+    )
+
+
 GPT3_VOCAB = 50257
 """GPT-2's byte-pair vocabulary, which the paper keeps (section 2.1)."""
 GPT3_CONTEXT = 2048

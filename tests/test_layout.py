@@ -20,7 +20,9 @@ from gpt_jax.parallel.sharding import RULES
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gpt_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
-EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+EXPERIMENTS = sorted(
+    [*(ROOT / "experiments").glob("*.py"), *(ROOT / "experiments" / "finetune").glob("*.py")]
+)
 RECIPES = sorted((ROOT / "experiments" / "data").glob("*.py"))
 
 # Rooms, and which others each may import: the design's table.
@@ -239,7 +241,7 @@ def test_an_experiment_builds(path):
     config = module.get_config()
     assert type(config) is Config
     assert config.name == path.stem
-    assert f"gpt-jax train experiments/{path.name}" in module.__doc__
+    assert f"gpt-jax train {path.relative_to(ROOT).as_posix()}" in module.__doc__
     assert module.get_config() == config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -223,27 +223,36 @@ def check_vocabulary(asked: int, tokenizer: Tokenizer) -> None:
 
 
 def check_labels(data: DataConfig, tokenizer: Tokenizer) -> None:
-    """Raise InputError unless the tokens of each label tell it from the others.
+    """Raise InputError unless the tokens of each target with a label tell it from the others."""
+    if data.labels:
+        (before, _), *rest = read_template(data.target)
+        after = "".join(text for text, _ in rest)
+        targets = [f"{before}{word}{after}" for word in read_labels(data.labels).values()]
+        distinct_tokens(targets, tokenizer, "data.labels")
 
-    They are those of the target with its word; where one of them begins another the separator, that
-    follows each, tells them apart.
+
+def distinct_tokens(
+    targets: Sequence[str], tokenizer: Tokenizer, where: str
+) -> tuple[tuple[int, ...], ...]:
+    """The tokens of targets that `where` names; raises InputError where one has none, or another's.
+
+    Where one begins another, the separator that follows each tells them apart.
     """
-    (before, _), *rest = read_template(data.target) if data.labels else [("", ())]
-    after = "".join(text for text, _ in rest)
-    seen: dict[bytes, str] = {}
-    for value, word in read_labels(data.labels).items():
-        ids = tokenizer.encode(f"{before}{word}{after}").tobytes()
+    seen: dict[tuple[int, ...], str] = {}
+    for target in targets:
+        ids = tuple(tokenizer.encode(target).tolist())
         require(
             bool(ids),
-            f"a label must have tokens, and the tokenizer has none for {word!r}, the word for "
-            f"{value} in data.labels: give it another.",
+            f"a label must have tokens, and the tokenizer has none for {target!r}, a target by "
+            f"{where}: give it another word.",
         )
         require(
             ids not in seen,
-            f"labels must differ in their tokens, and {word!r}, the word for {value} in "
-            f"data.labels, has those of {seen.get(ids)!r}: give it another.",
+            f"labels must differ in their tokens, and {target!r}, a target by {where}, has those "
+            f"of {seen.get(ids)!r}: give it another word.",
         )
-        seen[ids] = word
+        seen[ids] = target
+    return tuple(seen)
 
 
 def _key(config: Config, survey: _Survey, chosen: Tokenizer | None) -> str:

@@ -243,6 +243,32 @@ def _equal(
     return equal
 
 
+def classes_of(
+    shards: TokenShards, found: Documents, first: np.ndarray, classes: tuple[tuple[int, ...], ...]
+) -> np.ndarray:
+    """Which of the classes, given by its tokens, is the target of each example, (N,) int32.
+
+    Args:
+      first: first documents of the examples, (N,) int64.
+
+    Raises:
+      InputError: a target is none of them.
+    """
+    starts, sizes = found.starts[first + 1], found.lengths[first + 1]
+    which = np.full(len(first), -1, np.int32)
+    for number, tokens in enumerate(classes):
+        alike = np.flatnonzero(sizes == len(tokens))
+        read = shards.take((starts[alike, None] + np.arange(len(tokens))).reshape(-1))
+        which[alike[(read.reshape(-1, len(tokens)) == tokens).all(axis=1)]] = number
+    others = np.flatnonzero(which < 0)
+    require(
+        len(others) == 0,
+        f"every target must be one of tune.classes, and {len(others):,} of {len(first):,} in "
+        f"{shards.folder} are none of them: see data.target, and data.labels for their words.",
+    )
+    return which
+
+
 def _kept(fitted: Fit, shards: TokenShards, length: int) -> np.ndarray:
     """Which examples fit, (K,) int64; raises InputError where none does."""
     kept = np.flatnonzero(fitted.sizes)

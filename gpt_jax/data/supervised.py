@@ -15,8 +15,8 @@ import numpy as np
 
 from gpt_jax.config import Config
 from gpt_jax.data.batches import READ_TOKENS, Batch, Samples, in_epochs
-from gpt_jax.data.corpus import PLAIN, Corpus
-from gpt_jax.data.packing import Form, form_of, lay_out, ranges
+from gpt_jax.data.corpus import PLAIN, Corpus, distinct_tokens
+from gpt_jax.data.packing import Form, classes_of, form_of, lay_out, ranges
 from gpt_jax.data.shards import TokenShards
 
 
@@ -31,6 +31,9 @@ class Packed(Samples):
     Of pairs each sequence has one side of one: sample 2i ends in the answer that was chosen, and
     sample 2i + 1 in the one that was rejected after the same prompt, so that rows 2i and 2i + 1 of
     a batch, and of each micro-batch, are a pair where their numbers of rows are even.
+
+    Where there are `classes`, given by the tokens of their targets, what weighs is all of an
+    example, as in plain text, and "labels" say which class it is of.
     """
 
     def __init__(
@@ -41,8 +44,9 @@ class Packed(Samples):
         too_long: str,
         prefix: tuple[int, ...] = (),
         form: Form = "examples",
+        classes: tuple[tuple[int, ...], ...] = (),
     ):
-        """Pack the examples of a split; raises InputError as `lay_out` does."""
+        """Pack the examples of a split; raises InputError as `lay_out` and `classes_of` do."""
         self.sequence_length, self.seed = sequence_length, seed
         self._shards, self._prefix = shards, np.array(prefix, np.int32)
         self._documents, self.fit, self._layout = lay_out(
@@ -51,6 +55,10 @@ class Packed(Samples):
         self.form: Form = form
         self.num_examples = len(self.fit.sizes)
         self.num_samples = len(self._layout.first) - 1
+        self._class: np.ndarray | None = None
+        if classes:
+            first = self._layout.document
+            self._class = classes_of(shards, self._documents, first, classes)
         sizes, first = self._layout.sizes, self._layout.first
         begins = np.cumsum(sizes) - sizes
         self._offset = begins - np.repeat(begins[first[:-1]], np.diff(first))
@@ -67,7 +75,7 @@ class Packed(Samples):
 
     @property
     def num_learned(self) -> int:
-        """Tokens of an epoch that the loss is of."""
+        """Tokens of an epoch that are written after a prompt."""
         read = self._read(np.arange(len(self._layout.sizes)))
         return int(read.lengths[read.is_target].sum())
 
@@ -79,7 +87,9 @@ class Packed(Samples):
 
         Returns:
           "inputs", "targets", "segment_ids" and "positions", (..., T) int32, and "weights",
-          (..., T) float32: 1 where the target is of an example's target or the separator after it.
+          (..., T) float32: 1 where the target is of an example's target or the separator after it,
+          or, of classes, where it is of an example; and "labels" of these, (..., T) int32: the
+          class where the first token of an example's target is predicted, and -1 elsewhere.
         """
         sequence = self._sequences(samples.reshape(-1))
         first = self._layout.first[sequence]
@@ -103,14 +113,21 @@ class Packed(Samples):
             "weights": np.zeros((samples.size, length), np.float32),
         }
         segment = np.repeat(place - np.repeat(first, counts), sizes)
-        for name, values in {
+        learned = is_target[read + 1]
+        values = {
             "inputs": tokens[read],
             "targets": tokens[read + 1],
             "segment_ids": segment,
             "positions": ranges(np.zeros_like(sizes), sizes),
-            "weights": is_target[read + 1],
-        }.items():
-            batch[name].reshape(-1)[into] = values
+            "weights": learned,
+        }
+        if self._class is not None:
+            batch["labels"] = np.full((samples.size, length), -1, np.int32)
+            asked = learned & ~is_target[read]
+            values["labels"] = np.where(asked, np.repeat(self._class[place], sizes), -1)
+            values["weights"] = np.ones_like(learned)
+        for name, x in values.items():
+            batch[name].reshape(-1)[into] = x
         return {name: x.reshape(*samples.shape, length) for name, x in batch.items()}
 
     def _sequences(self, samples: np.ndarray) -> np.ndarray:
@@ -225,8 +242,9 @@ def held_out_examples(corpus: Corpus, config: Config) -> Packed:
 
 def _packed(shards: TokenShards, seed: int, corpus: Corpus, config: Config) -> Packed:
     data, prefix = config.data, corpus.tokenizer.prefix
-    form = form_of(data)
-    return Packed(shards, config.sequence_length, seed, data.too_long, prefix, form)
+    form, words = form_of(data), config.tune.classes
+    classes = distinct_tokens(words, corpus.tokenizer, "tune.classes")
+    return Packed(shards, config.sequence_length, seed, data.too_long, prefix, form, classes)
 
 
 def describe_examples(samples: Packed, corpus: Corpus, config: Config) -> list[str]:

@@ -99,7 +99,7 @@ def compile_candidate(config: Config, target: Target, cache: Path, full: bool) -
 
 
 def _digest(config: Config, target: Target, full: bool) -> str:
-    parts = (config.model, config.optimizer, config.train, config.mesh)
+    parts = (config.model, config.tune, config.optimizer, config.train, config.mesh)
     made_from = {
         "program": [dataclasses.asdict(part) for part in parts],
         "data": [config.sequence_length, config.data.segmented, config.data.supervised],

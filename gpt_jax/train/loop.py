@@ -45,7 +45,7 @@ from gpt_jax.train.origin import Reader, check_origin, open_origin, with_origin
 from gpt_jax.train.run import RunFolder, StopSignals
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import Program, compiler_options
-from gpt_jax.train.tune import split
+from gpt_jax.train.tune import CLASSIFIER, split
 from gpt_jax.train.watchdog import Watchdog
 
 
@@ -209,7 +209,8 @@ def _loop(parts: _Parts, state: TrainState, step: int) -> int:
 def _validate(parts: _Parts, params: Any) -> Record:
     """Losses of the held-out text, and the scores of the tasks, the same on every host."""
     plain = parts.program.effective(params)
-    losses = evaluate(parts.program, plain, parts.corpus)
+    beside = {name: params[name] for name in params if name == CLASSIFIER}
+    losses = evaluate(parts.program, plain | beside, parts.corpus)
     return losses | hosts.from_first(parts.score(plain)) if parts.score else losses
 
 
@@ -269,23 +270,36 @@ def evaluate(program: Program, params: Any, corpus: Corpus) -> Record:
     the UTF-8 bytes that the predicted tokens stand for, times log2(e): it can be compared across
     tokenizers, and with gzip. Separators cost nats and stand for no bytes. Of examples it is their
     targets that count, with the separators after them. Of several sources each has its own too, as
-    val_loss/SOURCE.
+    val_loss/SOURCE. With a classifier also val_class_loss, in nats per example, and val_accuracy,
+    the share of examples whose class is the likeliest.
     """
-    losses = {}
+    losses, classes, scores = {}, [], {}
     nats = tokens = num_bytes = 0.0
     for name, batches, size in _held_out(program, corpus):
         sums = [program.eval_step(params, batch) for batch in batches]
+        classes += [batch.classes for batch in sums if batch.classes is not None]
         # Each batch's sum is float32; theirs is Python's, as there may be very many.
         of_source = math.fsum(float(batch.nats) for batch in sums)
         weight = math.fsum(float(batch.weight) for batch in sums)
         losses[f"val_loss/{name}"] = of_source / weight
         nats, tokens = nats + of_source, tokens + weight
         num_bytes += size
-    return {
-        "val_loss": nats / tokens,
-        "val_perplexity": math.exp(min(nats / tokens, 700.0)),
-        "val_bits_per_byte": nats / math.log(2) / num_bytes,
-    } | (losses if len(losses) > 1 else {})
+    if classes:
+        totals = [
+            math.fsum(float(getattr(part, name)) for part in classes)
+            for name in ("nats", "right", "examples")
+        ]
+        scores["val_class_loss"] = totals[0] / totals[2]
+        scores["val_accuracy"] = totals[1] / totals[2]
+    return (
+        {
+            "val_loss": nats / tokens,
+            "val_perplexity": math.exp(min(nats / tokens, 700.0)),
+            "val_bits_per_byte": nats / math.log(2) / num_bytes,
+        }
+        | scores
+        | (losses if len(losses) > 1 else {})
+    )
 
 
 def _corpus(config: Config) -> Corpus:
@@ -430,7 +444,7 @@ def describe(program: Program, corpus: Corpus, samples: Mixture | Packed, step: 
 
 
 def _describe_tuning(program: Program) -> list[str]:
-    """What of the parameters is trained, where it is not all of them; and by what it is watched."""
+    """What of the parameters is trained, where it is not all of them, what more, and until when."""
     tune, train, lines = program.config.tune, program.config.train, []
     trained, frozen = (
         sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -442,6 +456,11 @@ def _describe_tuning(program: Program) -> list[str]:
             f"trained {trained:,} of {trained + frozen:,} ({trained / (trained + frozen):.2%})"
             f"{adapters if tune.lora_rank else ''}"
             f"{', not ' + ' '.join(tune.freeze) if tune.freeze else ''}"
+        )
+    if tune.classes:
+        lines.append(
+            f"classes {', '.join(map(repr, tune.classes))}; the language model weighs "
+            f"{tune.lm_weight:g}"
         )
     if train.tasks:
         lines.append(

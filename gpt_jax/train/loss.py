@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 from gpt_jax.config import ModelConfig, TrainConfig
 from gpt_jax.model.decoder import GPT, head_of, unembed
 from gpt_jax.parallel.sharding import RULES
+from gpt_jax.train.classify import ClassSums, class_sums
 
 MAX_LOGITS = 2**24
 """Logits that may exist at once on a device; beyond it, sequences are taken in parts."""
@@ -29,6 +30,8 @@ class LossSums:
     """Cross-entropy of the true tokens alone."""
     weight: Array
     """Tokens counted."""
+    classes: ClassSums | None = None
+    """Where examples have classes; no part of the objective above."""
 
 
 def token_losses(
@@ -95,12 +98,18 @@ def num_loss_chunks(length: int, padded_vocab_size: int, rows: int = 1) -> int:
 
 
 def batch_loss(
-    model: GPT, params: Any, batch: dict[str, Array], config: TrainConfig, rngs: Any = None
+    model: GPT,
+    params: Any,
+    batch: dict[str, Array],
+    config: TrainConfig,
+    rngs: Any = None,
+    classifier: Any = None,
 ) -> LossSums:
     """Loss sums of a micro-batch.
 
     `batch` holds inputs and targets (B, T) int32, weights (B,) or (B, T) float32 and, where
-    documents are kept apart, positions and segment_ids (B, T) int32.
+    documents are kept apart, positions and segment_ids (B, T) int32; for a `classifier` labels too,
+    as `class_sums` takes them.
     """
     x_BTD, _ = model.apply(
         {"params": params},
@@ -119,8 +128,15 @@ def batch_loss(
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in _axes_of_tokens() if not mesh.empty and mesh.shape[axis] > 1)
     if not axes:
-        return _head_loss(head, *tokens, model=model.config, config=config)
-    return _over_mesh(head, *tokens, axes=axes, model=model.config, config=config)
+        sums = _head_loss(head, *tokens, model=model.config, config=config)
+    else:
+        sums = _over_mesh(head, *tokens, axes=axes, model=model.config, config=config)
+    if classifier is None:
+        return sums
+    # Rows that fill up a batch have no class.
+    labels_BT = jnp.where(weights_BT > 0, batch["labels"], -1)
+    classes = class_sums(classifier, x_BTD, labels_BT)
+    return LossSums(sums.objective, sums.nats, sums.weight, classes)
 
 
 def _head_loss(

@@ -191,5 +191,6 @@ class Display:
             self.say(
                 f"step {step:,}: validation loss {record['val_loss']:.4f}, perplexity "
                 f"{record['val_perplexity']:.2f}, {record['val_bits_per_byte']:.4f} bits per byte"
+                + (f", accuracy {record['val_accuracy']:.4f}" if "val_accuracy" in record else "")
                 + (f" (loss of {', '.join(by_source)})" if by_source else "")
             )

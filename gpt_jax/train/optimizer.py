@@ -12,7 +12,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from gpt_jax.config import Config, OptimizerConfig
 
-DECAYED = ("embedding", "head", "project_in", "project_out", "qkv", "out", "up", "down")
+DECAYED = ("embedding", "head", "project_in", "project_out", "qkv", "out", "up", "down", "weights")
 """Parameters under weight decay, by name: the matrices. Biases, norms and positions are not. Of
 adapters it is their own halves that decay, which draws a matrix to what it was at the start."""
 ADAPTERS = tuple(f"{name}_{half}" for name in ("qkv", "out", "up", "down") for half in "ab")

@@ -61,7 +61,7 @@ def read_run(
     wanted = laid_out(boxed_params(config.model, config.tune), mesh)
     number = step_to_load(run, config, step)
     number, params, _ = load_params(run / "checkpoints", wanted, number, any_dtype=True)
-    if config.tune.lora_rank == 0:
+    if params.keys() == plain.keys():
         return number, params
     shardings = jax.tree.map(lambda leaf: leaf.sharding, plain)
     return number, jax.jit(partial(effective, config=config), out_shardings=shardings)(params)

@@ -18,6 +18,7 @@ from gpt_jax.model.decoder import GPT
 from gpt_jax.model.pipeline import check_stages
 from gpt_jax.parallel.mesh import batch_shards
 from gpt_jax.parallel.sharding import rules, shardings
+from gpt_jax.train.classify import with_classifier
 from gpt_jax.train.tune import split, with_adapters
 
 
@@ -30,7 +31,7 @@ class TrainState:
     samples: Array
     """Windows of text drawn, () int32: the position in the data, and in tokens the schedule's."""
     params: Any
-    """All of them, trained or not, with their adapters (`train/tune.py`)."""
+    """All of them, trained or not, with what lies beside them (`train/tune.py`)."""
     opt_state: Any
     """Of the trained ones alone."""
     skipped: Array
@@ -44,14 +45,19 @@ ALL = TuneConfig()
 
 
 def boxed_params(model: ModelConfig, tune: TuneConfig = ALL) -> Any:
-    """Shapes of a model's parameters, and of its adapters, boxed with their logical axes."""
+    """Shapes of a model's parameters and what lies beside them, boxed with their logical axes."""
     return jax.eval_shape(partial(init_params, model=GPT(model), tune=tune), jax.random.key(0))
 
 
 def init_params(key: Array, model: GPT, tune: TuneConfig, shape: tuple[int, int] = (1, 1)) -> Any:
     """Fresh parameters, boxed with their axes; `shape`: of tokens to trace with."""
     params = model.init(key, jnp.zeros(shape, jnp.int32))["params"]
-    return with_adapters(params, key, tune)
+    return _with_more(params, key, tune)
+
+
+def _with_more(params: Any, key: Array, tune: TuneConfig) -> Any:
+    """Plain parameters with the adapters and the classifier that `tune` asks for."""
+    return with_classifier(with_adapters(params, key, tune), key, tune)
 
 
 def init_state(params: Any, tx: optax.GradientTransformation, tune: TuneConfig) -> TrainState:
@@ -93,7 +99,7 @@ def create_state(
     """The state at step 0: each device computes its own part of it.
 
     Its parameters are drawn from `seed`, or are `params`, a plain tree, in float32 where these are
-    given; adapters are drawn in either case.
+    given; adapters and classifier are drawn in either case.
     """
     out = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, tx, mesh, tune))
 
@@ -104,7 +110,7 @@ def create_state(
 
     def take(key: Array, params: Any) -> TrainState:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-        return init_state(with_adapters(params, key, tune), tx, tune)
+        return init_state(_with_more(params, key, tune), tx, tune)
 
     key = jax.random.key(seed)
     with jax.set_mesh(mesh), rules():

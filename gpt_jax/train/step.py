@@ -22,7 +22,7 @@ from gpt_jax.parallel.sharding import batch_sharding, local_rows, replicated, ru
 from gpt_jax.train.loss import LossSums, batch_loss
 from gpt_jax.train.optimizer import learning_rate, make_optimizer
 from gpt_jax.train.state import TrainState, abstract_state, create_state
-from gpt_jax.train.tune import ADAPTERS, effective, join, split
+from gpt_jax.train.tune import ADAPTERS, BESIDE, CLASSIFIER, effective, join, split
 
 Batch = dict[str, Any]
 """Arrays of one batch by name, on the host or on the devices."""
@@ -43,6 +43,10 @@ def train_step(
     not computed; all other rows are samples, by which the schedule goes, whatever their tokens
     weigh. Gradients are of the trained parameters alone (`train/tune.py`). An update that is not
     finite leaves parameters and optimizer as they were.
+
+    With classes the mean of their loss over the examples of the batch is minimised, and the tokens'
+    times `tune.lm_weight` besides.
+
     Returns the new state and scalars: loss (nats per token), gradient_norm (before clipping),
     learning_rate, skipped and skipped_in_row.
     """
@@ -55,11 +59,17 @@ def train_step(
     def objective(trained: Any, index: Array) -> tuple[Array, Array]:
         micro = jax.tree.map(lambda x: x[index], batch)
         rngs = {"dropout": jax.random.fold_in(key, index)}
-        params = effective(join(trained, frozen), config)
-        sums = batch_loss(model, params, micro, config.train, rngs)
+        whole = join(trained, frozen)
+        classifier = whole.get(CLASSIFIER)
+        sums = batch_loss(model, effective(whole, config), micro, config.train, rngs, classifier)
         # Divided by the tokens of the whole batch: the micro-batches' gradients then just add up.
         tokens = (weights.sum() * (1 if by_token else length)).astype(jnp.float32)
-        return sums.objective / tokens, sums.nats / tokens
+        objective = sums.objective / tokens
+        if sums.classes is not None:
+            asked = (batch["labels"] >= 0) & (weights > 0)
+            examples = asked.sum().astype(jnp.float32)
+            objective = sums.classes.nats / examples + config.tune.lm_weight * objective
+        return objective, sums.nats / tokens
 
     filled_A = weights.sum(tuple(range(1, weights.ndim))) > 0
     loss, grads = _accumulate(objective, trained, filled_A)
@@ -107,8 +117,9 @@ def _accumulate(objective: Callable, params: Any, filled_A: Array) -> tuple[Arra
 
 
 def eval_step(params: Any, batch: Batch, *, model: GPT, config: Config) -> LossSums:
-    """Loss sums of a validation batch: arrays (B, T), weights (B, T)."""
-    return batch_loss(model, params, batch, config.train)
+    """Loss sums of a validation batch: arrays (B, T), weights (B, T); adapters are merged."""
+    classifier = params.get(CLASSIFIER)
+    return batch_loss(model, effective(params, config), batch, config.train, classifier=classifier)
 
 
 class Program:
@@ -156,9 +167,9 @@ class Program:
         )
         evaluate = partial(eval_step, model=self.model, config=config)
         self._evaluate = jax.jit(evaluate, out_shardings=replicated(self.mesh))
-        self.plain = {name: x for name, x in self.abstract.params.items() if name != ADAPTERS}
-        """Of `abstract`, the parameters of the model without adapters."""
-        shardings = {name: x for name, x in state.params.items() if name != ADAPTERS}
+        self.plain = {name: x for name, x in self.abstract.params.items() if name not in BESIDE}
+        """Of `abstract`, the parameters of the model alone."""
+        shardings = {name: x for name, x in state.params.items() if name not in BESIDE}
         self._effective = jax.jit(partial(effective, config=config), out_shardings=shardings)
 
     def create_state(self, params: Any = None) -> TrainState:
@@ -168,7 +179,9 @@ class Program:
 
     def effective(self, params: Any) -> Any:
         """The plain tree of a state's parameters: themselves, where there are no adapters."""
-        return self._effective(params) if ADAPTERS in params else params
+        if ADAPTERS in params:
+            return self._effective(params)
+        return effective(params, self.config)
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         """`train_step` over the mesh, dispatched and not waited for; `state` is donated.
@@ -179,7 +192,7 @@ class Program:
             return self._train(state, self._placed(batch, stacked=True))
 
     def eval_step(self, params: Any, batch: Batch) -> LossSums:
-        """`eval_step` of plain parameters over the mesh; `batch`: the rows `local_rows`."""
+        """`eval_step` over the mesh; `batch`: the rows `local_rows`."""
         with jax.set_mesh(self.mesh), rules():
             return self._evaluate(params, self._placed(batch, stacked=False))
 
@@ -193,6 +206,8 @@ class Program:
         batch["weights"] = jax.ShapeDtypeStruct(tokens.shape if by_token else rows, jnp.float32)
         if self.config.data.segmented:
             batch |= {"positions": tokens, "segment_ids": tokens}
+        if self.config.tune.classes:
+            batch["labels"] = tokens
         batch = {name: x.update(sharding=sharding) for name, x in batch.items()}
         with jax.set_mesh(self.mesh), rules():
             return self._train.lower(self.abstract, batch)

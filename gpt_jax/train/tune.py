@@ -21,6 +21,9 @@ from jax import Array
 from gpt_jax.config import Config, TuneConfig, nearest, require
 
 ADAPTERS = "adapters"
+CLASSIFIER = "classifier"
+BESIDE = (ADAPTERS, CLASSIFIER)
+"""What lies beside the model's own parameters in the tree of a run."""
 INPUT_AXES = {"qkv": 1, "out": 2, "up": 1, "down": 1}
 """Axes of each matrix, after that of the layers, that are its input; the others are its output."""
 
@@ -56,13 +59,15 @@ def with_adapters(params: Any, key: Array, tune: TuneConfig) -> Any:
 
 
 def effective(params: Any, config: Config) -> Any:
-    """The plain tree that `GPT(config.model).apply` takes: adapters are merged into the matrices.
+    """The plain tree that `GPT(config.model).apply` takes: adapters are merged into the matrices,
+    and a classifier is left out.
 
     W + lora_alpha / lora_rank A B, the product in float32, the sum in W's dtype.
     """
+    plain = {name: leaf for name, leaf in params.items() if name not in BESIDE}
     if ADAPTERS not in params:
-        return params
-    merged = _flat({name: leaf for name, leaf in params.items() if name != ADAPTERS})
+        return plain
+    merged = _flat(plain)
     adapters, scale = _flat(params[ADAPTERS]), config.tune.lora_alpha / config.tune.lora_rank
     for name in [name.removesuffix("_a") for name in adapters if name.endswith("_a")]:
         change = scale * _product(adapters[f"{name}_a"], adapters[f"{name}_b"])
@@ -100,7 +105,7 @@ def join(trained: Any, frozen: Any) -> Any:
 def _trained(names: Iterable[str], tune: TuneConfig) -> set[str]:
     """Those of the names that are trained."""
     names = set(names)
-    kept = {name for name in names if tune.lora_rank == 0 or name.split("/")[0] == ADAPTERS}
+    kept = {name for name in names if tune.lora_rank == 0 or name.split("/")[0] in BESIDE}
     for pattern in tune.freeze:
         matched = {name for name in names if fnmatch.fnmatchcase(name, pattern)}
         require(

@@ -309,6 +309,28 @@ def test_a_pair_of_equal_answers_teaches_nothing():
         Packed(shards, 8, 0, "drop", form="pairs")
 
 
+def test_classes_by_a_table():
+    """Prompts 1 2, none, 9 10 11 with targets of the classes 1, 0, 1: all of an example weighs, and
+    its class stands where the first token of its target is predicted.
+    """
+    shards = shards_of((2, 1), (0, 2), (3, 1))
+    shards.tokens[0][:] = [1, 2, 0, 50, 0, 0, 50, 51, 0, 9, 10, 11, 0, 50, 0]
+    packed = Packed(shards, 9, 0, "drop", classes=((50, 51), (50,)))
+    batch = packed.at(np.arange(2))
+    rows = np.argsort(-batch["inputs"][:, 0])
+    found = {name: batch[name][rows].tolist() for name in ("inputs", "labels", "weights")}
+    assert found == {
+        "inputs": [[9, 10, 11, 50, 1, 2, 50, 0, 0], [0, 50, 51, 0, 0, 0, 0, 0, 0]],
+        "labels": [[-1, -1, 1, -1, -1, 1, -1, -1, -1], [0, -1, -1, -1, -1, -1, -1, -1, -1]],
+        "weights": [[1, 1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0, 0]],
+    }
+    assert batch["labels"].dtype == np.int32
+    with pytest.raises(
+        InputError, match=r"one of tune\.classes, and 1 of 3 in fake/train are none"
+    ):
+        Packed(shards, 9, 0, "drop", classes=((50,), (51,)))
+
+
 def test_what_is_too_long_may_be_an_error():
     sizes = np.array([3, 9, 50]), np.array([1, 1, 2])
     with pytest.raises(InputError, match=r"of 8 tokens, and 2 of 3 do not; the longest has 52"):
