@@ -141,7 +141,8 @@ def _time_input(batches: Any, batch_tokens: int) -> float:
 def _time_decode(program: Program) -> float:
     """Greedy tokens per second of one sequence, after its prompt."""
     config = program.config.model
-    params = jax.device_put(program.create_state().params, jax.devices()[0])
+    params = program.effective(program.create_state().params)
+    params = jax.device_put(params, jax.devices()[0])
     prompt = np.zeros(min(DECODE_PROMPT, config.context_length // 2), np.int32)
     count = min(DECODE_TOKENS, config.context_length - len(prompt))
     seconds = 0.0

@@ -221,6 +221,7 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _train_here(config: Config, options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train on this host, one of those that have joined; the first of them speaks."""
     from gpt_jax.parallel import hosts
+    from gpt_jax.train.checkpoint import best_step
     from gpt_jax.train.loop import Outcome, train
     from gpt_jax.train.run import command, new_run_path
 
@@ -245,11 +246,12 @@ def _train_here(config: Config, options: argparse.Namespace, overrides: Sequence
         )
         best = outcome.best
         if best.step and (best.step < outcome.step or best.metric != "val_loss"):
-            step = "" if best.patience else " --step best"
+            kept = best_step(outcome.folder / "checkpoints") == best.step
+            how = "of which there is no checkpoint"
+            if kept:
+                how = "which is what is read of this run" if best.patience else "--step best"
             print(
-                f"best    {best.metric} {best.value:.4f} at step {best.step}: "
-                f"gpt-jax generate {outcome.folder}{step}\n",
-                flush=True,
+                f"best    {best.metric} {best.value:.4f} at step {best.step}, {how}\n", flush=True
             )
         try:
             sample = _write_sample(outcome.folder, outcome.config)

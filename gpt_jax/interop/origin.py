@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 
+from gpt_jax.config import require
 from gpt_jax.data.hf_tokenizers import read_tokenizer_files
 from gpt_jax.interop.hf_config import read_config_json
 from gpt_jax.interop.load import check_folder, check_tokenizer, read_params
 from gpt_jax.interop.weights import Weights
+from gpt_jax.paths import in_bucket
 from gpt_jax.train.origin import Origin
 
 
@@ -20,6 +22,12 @@ def open_folder(folder: Path) -> Origin:
     The weights go straight into the shards of the run: no host holds more than a block of them.
     Raises InputError where `load_hf` does; of what is wrong with the weights, when they are read.
     """
+    require(
+        not in_bucket(folder),
+        "a model in the Hugging Face format is read from a folder on this machine, and "
+        f"{folder} is in a bucket: copy it first (gcloud storage cp -r {folder} DIR), or put a run there that "
+        "`gpt-jax convert` made of it.",
+    )
     folder = folder.expanduser().resolve()
     check_folder(folder)
     kind, model = read_config_json(folder)

@@ -106,13 +106,13 @@ def train(
         _check_best(config, corpus)
         program, keep = Program(config), config.checkpoint
         best = Best(config.train.best, config.train.patience)
+        score = None
+        if config.train.tasks and scorer:
+            score = scorer(config, program.mesh, corpus.tokenizer)
         with Checkpointer(run.checkpoints, keep.keep_last, keep.keep_best) as checkpointer:
             state, step, batches = _start(program, corpus, samples, checkpointer, best, reader)
             # Only now is it known that this config and this text continue the run.
             run.write(config, corpus.tokenizer)
-            score = None
-            if config.train.tasks and scorer:
-                score = scorer(config, program.mesh, corpus.tokenizer)
             with (
                 MetricsLog(run.path, step) as log,
                 Display(config, step, program.mesh.devices.flat[0].device_kind) as display,

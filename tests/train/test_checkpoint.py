@@ -12,7 +12,8 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax.config import InputError
-from gpt_jax.train.checkpoint import Checkpointer, load_params
+from gpt_jax.train import checkpoint
+from gpt_jax.train.checkpoint import Checkpointer, best_step, load_params
 
 
 class Moments(NamedTuple):
@@ -126,6 +127,17 @@ def test_load_params_reads_only_and_needs_no_abstract_tree(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     with pytest.raises(InputError, match=r"no checkpoint of step 5 .* there are 1, 2, 3\."):
         load_params(tmp_path, step=5)
+
+
+def test_checkpoints_of_old_are_ranked_by_their_loss(tmp_path, monkeypatch):
+    """They were written before any metric could rank, and name their validation loss."""
+    save_all(tmp_path, [10, 20, 30], losses=[1.0, 2.0, 3.0])
+    assert best_step(tmp_path) == 10
+    losses = {"10": 3.0, "20": None, "30": 2.0}
+    old = lambda path: {"val_loss": losses[path.name]}  # noqa: E731
+    monkeypatch.setattr(checkpoint, "_read_record", old)
+    assert best_step(tmp_path) == 30
+    assert best_step(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize(
