@@ -25,8 +25,8 @@ def open_folder(folder: Path) -> Origin:
     require(
         not in_bucket(folder),
         "a model in the Hugging Face format is read from a folder on this machine, and "
-        f"{folder} is in a bucket: copy it first (gcloud storage cp -r {folder} DIR), or put a run there that "
-        "`gpt-jax convert` made of it.",
+        f"{folder} is in a bucket: copy it first (gcloud storage cp -r {folder} DIR), or "
+        "start from a run there that `gpt-jax convert` made of it.",
     )
     folder = folder.expanduser().resolve()
     check_folder(folder)
