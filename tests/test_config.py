@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_jax.config import (
@@ -244,6 +244,7 @@ def test_what_follows_from_other_fields():
     assert Config(optimizer=OptimizerConfig(decay_tokens=7)).decay_tokens == 7
 
 
+@settings(deadline=None)  # a busy machine is no fault of the config
 @given(
     name=st.text(),
     layers=st.integers(1, 50),
