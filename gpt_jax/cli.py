@@ -32,6 +32,7 @@ OF_RUNS = {
     "evaluate": ("score a trained model on tasks and texts", "gpt_jax.evaluate"),
     "report": ("compare evaluations on one page", "gpt_jax.evaluate.report"),
     "serve": ("answer OpenAI's clients, and a chat page, with a model", "gpt_jax.generate.serve"),
+    "chat": ("talk with a model in the terminal", "gpt_jax.generate.chat"),
 }
 """Commands that do something with runs: what they are for, and the package that has their
 `options.add_options(parser, name)`, of the standard library alone, and `command.run(options)`."""

@@ -292,7 +292,9 @@ def _ids(served: Served, prompt: str | list[int]) -> np.ndarray:
 
 
 def _checked(served: Served, ids: np.ndarray, param: str) -> np.ndarray:
-    """`ids`, once they are known to be short enough to be continued."""
+    """`ids`, once they are known to be some, and few enough to be continued."""
+    if len(ids) == 0:
+        raise ApiError(400, "the tokenizer makes no tokens of this: say something.", param)
     most, context = served.limits.prompt, served.model.context_length
     if len(ids) > min(most, context - 1):
         why = (

@@ -30,7 +30,6 @@ from gpt_jax.generate.serve.engine import Engine, Refused
 from gpt_jax.generate.serve.replies import Form, usage
 from gpt_jax.generate.serve.rows import Piece, Row
 
-LOCAL = ("localhost", "127.0.0.1", "::1")
 SPARE_SECONDS = 30
 """For a client to take what is left, once its text has ended."""
 PAGE_POLICY = (

@@ -164,10 +164,11 @@ def test_a_step_reaches_as_far_as_it_must():
 
 def logprobs(tokens):
     """The model's log-probabilities (T, V) after each of `tokens`, of a plain forward pass."""
-    logits = GPT(CONFIG).apply({"params": PARAMS}, np.array([tokens]))
+    logits = jax.jit(GPT(CONFIG).apply)({"params": PARAMS}, np.array([tokens]))
     return np.asarray(jax.nn.log_softmax(logits[0]))
 
 
+@pytest.mark.slow
 def test_log_probabilities_are_the_models_own(engine):
     """Of prompt and text, whatever the temperature: against a forward pass over all tokens."""
     prompt = PROMPTS[3].tolist()
