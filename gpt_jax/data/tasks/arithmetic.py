@@ -75,14 +75,14 @@ def _families() -> dict[str, Family]:
     for digits in range(2, 7):
         sizes = (10**digits,) * 2
         found[f"addition_{digits}"] = Family(
-            f"sums of two numbers of {digits} digits (figure G.44)",
+            f"sums of two numbers of {digits} digits (as figure G.44)",
             sizes,
             lambda p: f"{p[0]} plus {p[1]}",
             lambda p: p[0] + p[1],
             commutes=True,
         )
         found[f"subtraction_{digits}"] = Family(
-            f"differences of two numbers of {digits} digits (figure G.43)",
+            f"differences of two numbers of {digits} digits (as figure G.43)",
             sizes,
             lambda p: f"{p[0]} minus {p[1]}",
             lambda p: p[0] - p[1],
