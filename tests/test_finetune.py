@@ -56,7 +56,9 @@ def origin(tmp_path_factory):
 
 
 def test_all_of_them_are_here(root):
-    assert {path.stem for path in root.glob("experiments/finetune/*.py")} == {*RECORDS}
+    """Those of addition bring their own problems: tests/test_addition.py has them in miniature."""
+    stems = {path.stem for path in root.glob("experiments/finetune/*.py")}
+    assert {stem for stem in stems if not stem.startswith("addition")} == {*RECORDS}
 
 
 @pytest.mark.slow
