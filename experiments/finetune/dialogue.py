@@ -12,7 +12,9 @@ before it. TFDS: --data.files 'tfds:wiki_dialog/OQ?split=train' --data.chat utte
 
 Without any files the conversations are the examples in the documentation of Python's own library:
 the user types, the interpreter answers. There are some 260 with 1,000 replies, enough to learn the
-form and not to learn Python.
+form and not to learn Python. From a quickstart of 2 layers of width 128 with 2,048 tokens, which is
+no model to talk with, three epochs (0.12 M tokens) take two busy CPU cores two minutes with
+--train.batch-tokens 2048 --optimizer.learning-rate 1e-3 and end at a validation loss of 2.67.
 """
 
 import ast

@@ -115,6 +115,8 @@ def test_no_content_can_forge_a_turn(asked, said):
 
 
 @given(TEXTS, st.integers(1, 4))
+@example("<|a<\\|b<\\\\|c<", 1)
+@example("<\\", 1)
 def test_a_reply_in_pieces_is_the_reply(text, size):
     pieces = ReplyPieces()
     found = [pieces.push(text[i : i + size]) for i in range(0, len(text), size)]

@@ -296,11 +296,12 @@ def test_a_pair_that_is_too_long_by_a_table(rule, expected):
 
 
 def test_a_pair_of_equal_answers_teaches_nothing():
-    shards = triples_of((1, 2, 2), (1, 2, 2), (1, 1, 2))
+    shards = triples_of((1, 2, 2), (1, 2, 2), (1, 1, 2), (1, 2, 2))
     tokens = shards.tokens[0]
     tokens[13:15] = tokens[10:12]  # of the second
+    tokens[28] = tokens[25]  # of the last, the first token alone
     packed = Packed(shards, 8, 0, "drop", form="pairs")
-    assert packed.num_samples == 4
+    assert packed.num_samples == 6
     assert packed.fit.equal == 1
     assert packed.fit.empty == 0
     shards = triples_of((1, 1, 1))

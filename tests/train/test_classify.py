@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from random_model import random_params
 
@@ -127,16 +128,28 @@ def test_the_layer_lies_beside_the_model():
 
 
 @pytest.mark.slow
-def test_eight_devices_and_two_micro_batches_step_as_one_does():
-    rows, _ = batch()
+def test_a_step_follows_the_means_of_both_losses_on_one_device_and_on_eight():
+    """The mean of the classes' over examples and a quarter of the tokens' over tokens, however the
+    batch is split.
+    """
+    rows, number = batch()
     updated = []
-    for some in (Program(config(), jax.devices()[:1]), Program(config(mesh=MeshConfig(2, 2, 2)))):
+    alone = Program(config(micro=2), jax.devices()[:1])
+    for some in (alone, Program(config(mesh=MeshConfig(2, 2, 2)))):
         state = some.create_state()
         stacked = {name: x.reshape(some.num_micro, some.rows, LENGTH) for name, x in rows.items()}
         state, metrics = some.train_step(state, stacked)
         updated.append((jax.device_get(state.params), float(metrics["gradient_norm"])))
     (one, norm), (eight, norm_8) = updated
     assert norm == pytest.approx(norm_8, rel=1e-4)
+
+    def objective(params):
+        plain, layer = effective(params, config()), params["classifier"]
+        sums = batch_loss(GPT(MODEL), plain, rows, TrainConfig(), classifier=layer)
+        return sums.classes.nats / number + 0.25 * sums.objective / sums.weight
+
+    start = jax.device_get(Program(config(), jax.devices()[:1]).create_state().params)
+    assert norm == pytest.approx(float(optax.tree.norm(jax.grad(objective)(start))), rel=1e-4)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
     assert one["classifier"]["weights"].any()
