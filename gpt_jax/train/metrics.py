@@ -194,3 +194,10 @@ class Display:
                 + (f", accuracy {record['val_accuracy']:.4f}" if "val_accuracy" in record else "")
                 + (f" (loss of {', '.join(by_source)})" if by_source else "")
             )
+            scores = [
+                f"{name} {value:.4f}"
+                for name, value in record.items()
+                if "/" in name and not name.startswith("val_loss/")
+            ]
+            if scores:
+                self.say(f"step {step:,}: {', '.join(scores)}")

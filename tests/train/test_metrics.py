@@ -148,10 +148,12 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(clock, capsys):
         record = {"step": 2, "tokens": 1024, "loss": 1.5, "tokens_per_second": rate, **RECORD}
         display.show(record)
         losses = {"val_loss": 1.25, "val_perplexity": 3.4903, "val_bits_per_byte": 1.8034}
-        display.show(record | {"skipped": 3} | losses)
-    first, second, validation = capsys.readouterr().out.splitlines()
+        scores = {"addition_2/exact_match": 0.5, "addition_2/f1": 0.625}
+        display.show(record | {"skipped": 3} | losses | scores)
+    first, second, validation, tasks = capsys.readouterr().out.splitlines()
     assert first == (
         "step 2/8  left 0:00:30  tokens 1,024  loss 1.5000  lr 1.00e-03  grad 2.000  102 tok/s"
     )
     assert "skipped 3" in second
     assert validation == ("step 2: validation loss 1.2500, perplexity 3.49, 1.8034 bits per byte")
+    assert tasks == "step 2: addition_2/exact_match 0.5000, addition_2/f1 0.6250"
