@@ -113,10 +113,10 @@ class Packed(Samples):
             "weights": np.zeros((samples.size, length), np.float32),
         }
         segment = np.repeat(place - np.repeat(first, counts), sizes)
-        learned = is_target[read + 1]
+        learned = is_target[1:][read]
         values = {
             "inputs": tokens[read],
-            "targets": tokens[read + 1],
+            "targets": tokens[1:][read],
             "segment_ids": segment,
             "positions": ranges(np.zeros_like(sizes), sizes),
             "weights": learned,
@@ -144,12 +144,15 @@ class Packed(Samples):
         its end.
         """
         read, heads = self._read(place), len(self._prefix)
+        found = self._shards.take(ranges(read.starts, read.lengths))
+        learned = np.repeat(read.is_target, read.lengths)
+        if not heads:
+            return found, learned
         sizes = self._layout.sizes[place] + 1
         begins = np.cumsum(sizes) - sizes
         tokens, is_target = np.empty(sizes.sum(), np.int32), np.zeros(sizes.sum(), bool)
         into = ranges(begins + heads, sizes - heads)
-        tokens[into] = self._shards.take(ranges(read.starts, read.lengths))
-        is_target[into] = np.repeat(read.is_target, read.lengths)
+        tokens[into], is_target[into] = found, learned
         tokens[begins[:, None] + np.arange(heads)] = self._prefix
         return tokens, is_target
 

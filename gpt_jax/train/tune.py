@@ -66,7 +66,7 @@ def effective(params: Any, config: Config) -> Any:
     """
     plain = {name: leaf for name, leaf in params.items() if name not in BESIDE}
     if ADAPTERS not in params:
-        return plain
+        return plain if CLASSIFIER in params else params
     merged = _flat(plain)
     adapters, scale = _flat(params[ADAPTERS]), config.tune.lora_alpha / config.tune.lora_rank
     for name in [name.removesuffix("_a") for name in adapters if name.endswith("_a")]:
