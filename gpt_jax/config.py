@@ -15,6 +15,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gpt_jax.feedback_config import FeedbackConfig
 from gpt_jax.fields import (  # noqa: F401 (all rooms have them from here)
     InputError,
     Share,
@@ -354,6 +355,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

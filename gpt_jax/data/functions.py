@@ -76,7 +76,7 @@ def _imported(where: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         raise InputError(
-            f"{where}, which is named as a source, cannot be imported: {_last_line(error)}."
+            f"{where}, which python:... names, cannot be imported: {last_line(error)}."
         ) from error
     return module
 
@@ -88,11 +88,11 @@ def _told_of_faults(function: Callable[[], Any], path: str) -> Iterator[Any]:
         raise
     except Exception as error:
         raise InputError(
-            f"{path}, which takes no arguments and yields documents, failed: {_last_line(error)}."
+            f"{path}, which takes no arguments and yields documents, failed: {last_line(error)}."
         ) from error
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: BaseException) -> str:
     """What went wrong, and where."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({os.path.basename(at.filename)}, line {at.lineno})"

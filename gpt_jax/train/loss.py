@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -111,6 +113,56 @@ def batch_loss(
     documents are kept apart, positions and segment_ids (B, T) int32; for a `classifier` labels too,
     as `class_sums` takes them.
     """
+    x_BTD = _hidden(model, params, batch, rngs)
+    targets_BT, weights = batch["targets"], batch["weights"]
+    weights_BT = jnp.broadcast_to(
+        weights if weights.ndim == 2 else weights[:, None], targets_BT.shape
+    )
+    own = partial(_head_loss, model=model.config, config=config)
+    head, tokens = head_of(model.config, params), (x_BTD, targets_BT, weights_BT)
+    axes = _split_axes()
+    if not axes:
+        sums = own(head, *tokens)
+    else:
+        of_devices = partial(_as_parts, own)
+        parts = _over_mesh(of_devices, head, tokens, axes, PartitionSpec(axes), model.config)
+        sums = jax.tree.map(lambda x: x.sum(), parts)
+    if classifier is None:
+        return sums
+    # Rows that fill up a batch have no class.
+    labels_BT = jnp.where(weights_BT > 0, batch["labels"], -1)
+    classes = class_sums(classifier, x_BTD, labels_BT)
+    return LossSums(sums.objective, sums.nats, sums.weight, classes)
+
+
+def _as_parts(own: Callable[..., Any], *args: Any) -> Any:
+    """What `own` gives, with an axis for the devices that it is of."""
+    return jax.tree.map(lambda x: x[None], own(*args))
+
+
+def token_nats(
+    model: GPT,
+    params: Any,
+    batch: dict[str, Array],
+    vocab_size: int,
+    temperature: float = 1.0,
+    rngs: Any = None,
+) -> Array:
+    """-log p of each target of a micro-batch, (B, T) float32, in nats; can be differentiated.
+
+    p is of the first `vocab_size` tokens alone, and of the logits over `temperature`: as
+    `model/decode.py` draws. `batch` is that of `batch_loss`, of whose weights nothing is read.
+    """
+    x_BTD = _hidden(model, params, batch, rngs)
+    own = partial(_head_nats, model=model.config, vocab_size=vocab_size, temperature=temperature)
+    head, tokens, axes = head_of(model.config, params), (x_BTD, batch["targets"]), _split_axes()
+    if not axes:
+        return own(head, *tokens)
+    return _over_mesh(own, head, tokens, axes, _spec_of_tokens(axes), model.config)
+
+
+def _hidden(model: GPT, params: Any, batch: dict[str, Array], rngs: Any) -> Array:
+    """What the output layer reads, (B, T, D)."""
     x_BTD, _ = model.apply(
         {"params": params},
         batch["inputs"],
@@ -119,24 +171,7 @@ def batch_loss(
         rngs=rngs,
         method="hidden",
     )
-    targets_BT, weights = batch["targets"], batch["weights"]
-    weights_BT = jnp.broadcast_to(
-        weights if weights.ndim == 2 else weights[:, None], targets_BT.shape
-    )
-    head = head_of(model.config, params)
-    tokens = (x_BTD, targets_BT, weights_BT)
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in _axes_of_tokens() if not mesh.empty and mesh.shape[axis] > 1)
-    if not axes:
-        sums = _head_loss(head, *tokens, model=model.config, config=config)
-    else:
-        sums = _over_mesh(head, *tokens, axes=axes, model=model.config, config=config)
-    if classifier is None:
-        return sums
-    # Rows that fill up a batch have no class.
-    labels_BT = jnp.where(weights_BT > 0, batch["labels"], -1)
-    classes = class_sums(classifier, x_BTD, labels_BT)
-    return LossSums(sums.objective, sums.nats, sums.weight, classes)
+    return x_BTD
 
 
 def _head_loss(
@@ -175,47 +210,83 @@ def _head_loss(
     return sums
 
 
+def _head_nats(
+    head: Any,
+    x_BTD: Array,
+    targets_BT: Array,
+    *,
+    model: ModelConfig,
+    vocab_size: int,
+    temperature: float,
+) -> Array:
+    """`token_nats` of the tokens of one device, in parts as `_head_loss` takes them."""
+
+    def chunk_nats(x_BTD: Array, targets_BT: Array) -> Array:
+        logits_BTV = unembed(model, head, x_BTD) / temperature
+        drawn_V = jnp.arange(logits_BTV.shape[-1]) < vocab_size
+        logits_BTV = jnp.where(drawn_V, logits_BTV, -jnp.inf)
+        log_z_BT, target_logit_BT = normaliser_and_target(logits_BTV, targets_BT)
+        return log_z_BT - target_logit_BT
+
+    rows, length = targets_BT.shape
+    num_chunks = num_loss_chunks(length, model.padded_vocab_size, rows)
+    if num_chunks == 1:
+        return chunk_nats(x_BTD, targets_BT)
+
+    def part(chunk: Array) -> Array:
+        split = (x.reshape(rows, num_chunks, -1, *x.shape[2:]) for x in (x_BTD, targets_BT))
+        parts = (jax.lax.dynamic_index_in_dim(x, chunk, axis=1, keepdims=False) for x in split)
+        return jax.checkpoint(chunk_nats)(*parts)
+
+    return jax.lax.map(part, jnp.arange(num_chunks)).swapaxes(0, 1).reshape(rows, length)
+
+
 def _axes_of_tokens() -> tuple[str, ...]:
     """Mesh axes that split B and T."""
     over = dict(RULES)
     return (*(over["B"] or ()), *(over["T"] or ()))
 
 
+def _split_axes() -> tuple[str, ...]:
+    """Those of them that the mesh of the context splits."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(axis for axis in _axes_of_tokens() if not mesh.empty and mesh.shape[axis] > 1)
+
+
+def _spec_of_tokens(axes: tuple[str, ...]) -> PartitionSpec:
+    """How an array (B, T, ...) is split over these axes."""
+    rows, length = (tuple(a for a in dict(RULES)[letter] or () if a in axes) for letter in "BT")
+    return PartitionSpec(rows or None, length or None)
+
+
 def _over_mesh(
+    function: Callable[..., Any],
     head: Any,
-    x_BTD: Array,
-    targets_BT: Array,
-    weights_BT: Array,
-    *,
+    tokens: tuple[Array, ...],
     axes: tuple[str, ...],
+    out: PartitionSpec,
     model: ModelConfig,
-    config: TrainConfig,
-) -> LossSums:
-    """`_head_loss` of each device's own tokens, summed; V may be split over the other axes.
+) -> Any:
+    """`function(head, *tokens)` on each device's own tokens; V may be split over the other axes.
 
     Left to itself, XLA sums the gradient of the output layer over the devices in every part of
     every sequence. Here each device keeps its own sum, in float32, and the devices' are added once.
     """
-    rows, length = (tuple(a for a in dict(RULES)[letter] or () if a in axes) for letter in "BT")
-    tokens = PartitionSpec(rows or None, length or None)
 
-    def own(head: Any, x_BTD: Array, targets_BT: Array, weights_BT: Array) -> LossSums:
+    def own(head: Any, *tokens: Array) -> Any:
         with nn.logical_axis_rules(_of_auto_axes(RULES, axes)):
             # The sum of gradients is of this type; the products cast it back.
-            head = jax.tree.map(lambda x: x.astype(jnp.float32), head)
-            sums = _head_loss(head, x_BTD, targets_BT, weights_BT, model=model, config=config)
-        return jax.tree.map(lambda x: x[None], sums)
+            return function(jax.tree.map(lambda x: x.astype(jnp.float32), head), *tokens)
 
     # Gathered, and its gradient added up, in the type that is multiplied in.
     head = jax.tree.map(lambda x: x.astype(model.dtype), head)
-    sums = jax.shard_map(
+    return jax.shard_map(
         own,
-        in_specs=(PartitionSpec(), tokens, tokens, tokens),
-        out_specs=PartitionSpec(axes),
+        in_specs=(PartitionSpec(), *[_spec_of_tokens(axes)] * len(tokens)),
+        out_specs=out,
         axis_names=set(axes),
         check_vma=False,
-    )(head, x_BTD, targets_BT, weights_BT)
-    return jax.tree.map(lambda x: x.sum(), sums)
+    )(head, *tokens)
 
 
 def _of_auto_axes(rules: Any, manual: tuple[str, ...]) -> Any:
