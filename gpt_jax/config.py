@@ -389,6 +389,7 @@ class Config:
             "classes are the targets of examples, and there are none: set --data.prompt and "
             "--data.target, or --tune.classes with nothing after it.",
         )
+        self._check_feedback()
         for option in self.compiler_options:
             name, _, value = option.partition("=")
             require(
@@ -396,6 +397,27 @@ class Config:
                 "a compiler option is xla_NAME=VALUE, without dashes before it, and there is "
                 f"{option!r}.",
             )
+
+    def _check_feedback(self) -> None:
+        method, data = self.feedback.method, self.data
+        require(
+            (method == "dpo") == bool(data.rejected),
+            f"pairs of answers are learned from by feedback.method='dpo', and by nothing else: "
+            f"data.rejected={data.rejected!r} and the method is {method!r}.",
+        )
+        require(
+            not (method and self.tune.classes),
+            "a classifier is not learned from feedback: set --tune.classes with nothing after it.",
+        )
+        require(
+            method != "reinforce" or bool(data.prompt),
+            "answers are drawn to data.prompt, and there is none.",
+        )
+        require(
+            method != "reinforce" or self.feedback.max_new_tokens < self.sequence_length,
+            f"an answer must fit a sequence after its prompt, and feedback.max_new_tokens="
+            f"{self.feedback.max_new_tokens} leaves nothing of {self.sequence_length} tokens.",
+        )
 
     def check_warmup(self) -> None:
         """Raise InputError where warm-up outlasts decay; of epochs, once their tokens are known."""

@@ -40,13 +40,14 @@ CORE = {
 }
 LEAVES = {"generate", "evaluate", "interop", "scaling", "plan", "launch"}
 TOP = {"cli", "bench"}
-CONFIGS = ("config", "model_config", "tune_config")
+CONFIGS = ("config", "model_config", "tune_config", "feedback_config")
 """Files that define the experiment."""
 MAY_IMPORT = {
     "fields": set(),
     "model_config": {"fields"},
     "tune_config": {"fields"},
-    "config": {"fields", "model_config", "tune_config"},
+    "feedback_config": {"fields"},
+    "config": {"fields", "model_config", "tune_config", "feedback_config"},
     **{name: {"config"} for name in CORE - {"config"}},
     "data": {"config", "paths"},
     "train": CORE,
@@ -127,6 +128,7 @@ def test_the_data_room_needs_no_device(path):
         "config",
         "model_config",
         "tune_config",
+        "feedback_config",
         "presets",
         "chips",
         "flops",
@@ -204,7 +206,7 @@ def test_no_knob_is_dead():
     """Every field of the experiment is read; the mesh's are axes of the sharding table."""
     parts = [item.default_factory for item in dataclasses.fields(Config)]
     parts = [part for part in parts if dataclasses.is_dataclass(part) and part is not MeshConfig]
-    assert len(parts) == 6
+    assert len(parts) == 7
     fields = {item.name for part in [Config, *parts] for item in dataclasses.fields(part)}
     assert len(fields) > 40
     assert fields - attributes_read() == set()

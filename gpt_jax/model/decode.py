@@ -64,6 +64,7 @@ def prefill(
     tokens_BT: Array,
     real_BT: Array,
     seed: Array,
+    first_row: Array | int = 0,
     *,
     config: ModelConfig,
     how: Sampling,
@@ -74,6 +75,7 @@ def prefill(
 
     `real_BT` is 0 on the padding and 1 on the prompts; a prompt's tokens neither see the padding
     nor count it in their positions, so that a row does not depend on the length of the others.
+    `first_row` is the number of the first row: the number of each is its key to what it draws.
     """
     batch = tokens_BT.shape[0]
     tokens_BT = constrain(tokens_BT, "B.")
@@ -81,7 +83,9 @@ def prefill(
     positions_BT = jnp.maximum(jnp.cumsum(real_BT, axis=1) - 1, 0)
     rows_B1 = jnp.arange(batch)[:, None]
     seen_BV = jnp.zeros((batch, vocab_size), bool).at[rows_B1, tokens_BT].max(real_BT > 0)
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(batch))
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.key(seed), first_row + jnp.arange(batch)
+    )
     cache = KVCache.empty(config, batch, capacity)
     logits_BV, cache = _read(params, tokens_BT, positions_BT, real_BT, cache, config)
     logits_BV = logits_BV[:, :vocab_size]
@@ -239,13 +243,15 @@ def decode_all(
     vocab_size: int,
     ends: Sequence[int] = (),
     seed: int = 0,
+    first_row: int = 0,
 ) -> Continuations:
     """All tokens that continue the prompts, N = `max_new_tokens`: those of `generate_tokens`.
 
     They are drawn by one program without a word from the host, which ends when every row has met
-    one of the tokens `ends`. On a mesh (`jax.set_mesh(mesh), parallel.sharding.rules()`) rows and
-    parameters may be split, and the rows that are missing for that are filled up. Raises
-    InputError as `generate_tokens` does.
+    one of the tokens `ends`. What a row draws depends on the seed and on its number, counted from
+    `first_row`: rows drawn in parts are those drawn at once. On a mesh (`jax.set_mesh(mesh),
+    parallel.sharding.rules()`) rows and parameters may be split, and the rows that are missing for
+    that are filled up. Raises InputError as `generate_tokens` does.
     """
     static = {"config": config, "how": how, "vocab_size": vocab_size}
     count = len(prompts)
@@ -254,7 +260,15 @@ def decode_all(
     ends_V = np.zeros(vocab_size, bool)
     ends_V[list(ends)] = True
     room = _up(max_new_tokens)
-    decoding = prefill(params, tokens_BT, real_BT, np.uint32(seed), **static, capacity=capacity)
+    decoding = prefill(
+        params,
+        tokens_BT,
+        real_BT,
+        np.uint32(seed),
+        np.int32(first_row),
+        **static,
+        capacity=capacity,
+    )
     budget = np.int32(max_new_tokens)
     found, _ = decode_until(params, decoding, ends_V, budget, **static, room=room)
     return Continuations(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -24,29 +25,25 @@ from gpt_jax.data.batches import (
 )
 from gpt_jax.data.built import open_built
 from gpt_jax.data.corpus import PLAIN, Corpus, prepare
-from gpt_jax.data.mixture import Mixture, describe_mixture, open_mixture
 from gpt_jax.data.schedule import BatchSchedule
 from gpt_jax.data.supervised import (
-    Packed,
-    describe_examples,
     held_out_examples,
-    training_examples,
 )
 from gpt_jax.data.tokenizers import Tokenizer
-from gpt_jax.flops import num_params
-from gpt_jax.model.pipeline import bubble, num_waiting
 from gpt_jax.parallel import hosts
-from gpt_jax.parallel.mesh import batch_shards
 from gpt_jax.paths import told_of_buckets
 from gpt_jax.train.best import Best, rank
 from gpt_jax.train.checkpoint import Checkpointer
+from gpt_jax.train.describe import describe
+from gpt_jax.train.dpo import PreferenceProgram
 from gpt_jax.train.metrics import Display, MetricsLog, Record
 from gpt_jax.train.origin import Reader, check_origin, open_origin, with_origin
 from gpt_jax.train.run import RunFolder, StopSignals
 from gpt_jax.train.state import TrainState
-from gpt_jax.train.step import Program, compiler_options
-from gpt_jax.train.tune import CLASSIFIER, split
+from gpt_jax.train.step import Program
+from gpt_jax.train.tune import CLASSIFIER
 from gpt_jax.train.watchdog import Watchdog
+from gpt_jax.train.ways import program_of, source_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,15 +98,18 @@ def train(
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
         if config.init_from and run.is_new:
             check_origin(config, corpus.tokenizer, open_origin(config.init_from, reader))
-        samples = _samples(corpus, config)
+        samples = source_of(config, corpus)
         config = with_length(config, samples)
         _check_best(config, corpus)
-        program, keep = Program(config), config.checkpoint
+        program, keep = program_of(config, samples, corpus), config.checkpoint
         best = Best(config.train.best, config.train.patience)
         score = None
         if config.train.tasks and scorer:
             score = scorer(config, program.mesh, corpus.tokenizer)
-        with Checkpointer(run.checkpoints, keep.keep_last, keep.keep_best) as checkpointer:
+        with (
+            contextlib.closing(program),
+            Checkpointer(run.checkpoints, keep.keep_last, keep.keep_best) as checkpointer,
+        ):
             state, step, batches = _start(program, corpus, samples, checkpointer, best, reader)
             # Only now is it known that this config and this text continue the run.
             run.write(config, corpus.tokenizer)
@@ -174,7 +174,7 @@ def _loop(parts: _Parts, state: TrainState, step: int) -> int:
         # The step is on its way; only now is the one before it waited for and looked at, so that
         # the device never idles for the host.
         if pending:
-            _report(pending, config, parts.log, display)
+            _report(pending, program, parts.log, display)
             watchdog.step_ended()
         elif step == first:  # the program is compiled by now, and the clock starts
             display.rate(schedule.start(step - 1) * config.sequence_length)
@@ -189,14 +189,14 @@ def _loop(parts: _Parts, state: TrainState, step: int) -> int:
         if step % config.train.eval_every == 0 or at_end:
             jax.block_until_ready(metrics)
             with display.pause(), watchdog.looks_away():
-                pending.losses = _validate(parts, state.params)
+                pending.losses = _validate(parts, state)
             is_best = best.see(step, pending.losses)
             # What ends the run was its last step, and what it was waited for must not be lost.
             at_end = at_end or best.over or (is_best and best.patience > 0)
         if step % config.checkpoint.every == 0 or at_end or stopping:
             # Reported first: a run that is killed and goes on from here must not lack the line.
             value = pending.losses.get(best.metric)
-            _report(pending, config, parts.log, display)
+            _report(pending, program, parts.log, display)
             watchdog.step_ended()
             parts.log.flush()
             pending = None
@@ -206,11 +206,16 @@ def _loop(parts: _Parts, state: TrainState, step: int) -> int:
     return step
 
 
-def _validate(parts: _Parts, params: Any) -> Record:
+def _validate(parts: _Parts, state: TrainState) -> Record:
     """Losses of the held-out text, and the scores of the tasks, the same on every host."""
-    plain = parts.program.effective(params)
-    beside = {name: params[name] for name in params if name == CLASSIFIER}
-    losses = evaluate(parts.program, plain | beside, parts.corpus)
+    program = parts.program
+    plain = program.effective(state.params)
+    if isinstance(program, PreferenceProgram):
+        ((_, pairs, _),) = _held_out(program, parts.corpus)
+        losses = program.validate(state, pairs)
+    else:
+        beside = {name: x for name, x in state.params.items() if name == CLASSIFIER}
+        losses = evaluate(program, plain | beside, parts.corpus)
     return losses | hosts.from_first(parts.score(plain)) if parts.score else losses
 
 
@@ -225,8 +230,9 @@ class _Pending:
     """What validation found after this step, where there was one."""
 
 
-def _report(pending: _Pending, config: Config, log: MetricsLog, display: Display) -> None:
+def _report(pending: _Pending, program: Program, log: MetricsLog, display: Display) -> None:
     """Read a step's metrics; log them where it is time to; stop a run that has diverged."""
+    config = program.config
     metrics = {name: value.item() for name, value in jax.device_get(pending.metrics).items()}
     in_row = metrics.pop("skipped_in_row")
     if pending.losses or in_row or pending.step % config.train.log_every == 0:
@@ -236,17 +242,10 @@ def _report(pending: _Pending, config: Config, log: MetricsLog, display: Display
         display.show(record | pending.losses)
     require(
         in_row < config.train.max_skipped_in_row,
-        f"loss and gradients must be finite, and the last {in_row} updates were not and were "
-        f"skipped, the last at step {pending.step}: lower --optimizer.learning-rate, lengthen "
-        "--optimizer.warmup-tokens, or look at the text. No checkpoint holds any of them.",
+        f"{program.must_be_finite} must be finite, and the last {in_row} updates were not and were "
+        f"skipped, the last at step {pending.step}: {program.remedy}. No checkpoint holds any of "
+        "them.",
     )
-
-
-def _samples(corpus: Corpus, config: Config) -> Mixture | Packed:
-    """What is trained on."""
-    if config.data.supervised:
-        return training_examples(corpus, config)
-    return open_mixture(corpus, config)
 
 
 def _held_out(program: Program, corpus: Corpus) -> Iterator[tuple[str, Iterator[Batch], int]]:
@@ -357,6 +356,8 @@ def _check_tuning(config: Config, scorer: Scorer | None) -> None:
 def _check_best(config: Config, corpus: Corpus) -> None:
     """Raise InputError where no validation will have the metric; of a task, its first one says."""
     names = ["val_loss", "val_perplexity", "val_bits_per_byte"]
+    if config.feedback.method == "dpo":
+        names = ["val_loss", "val_reward_margin", "val_preference_accuracy"]
     if len(corpus.validation) > 1:
         names += [f"val_loss/{name}" for name in corpus.validation]
     best = config.train.best
@@ -377,7 +378,7 @@ def _start(
 ) -> tuple[TrainState, int, TrainBatches]:
     """State, step and batches to go on from: the newest good checkpoint's, or fresh ones."""
     abstract, schedule = program.abstract, BatchSchedule.of(program.config)
-    batches = train_batches(samples, schedule, program.rows, program.num_micro, program.local_rows)
+    batches = train_batches(samples, schedule, program.rows, program.num_micro, program.train_rows)
     found = checkpointer.restore(abstract.params, dataclasses.replace(abstract, params={}))
     if found is None:
         params = None
@@ -406,92 +407,3 @@ def _save(parts: _Parts, state: TrainState, step: int, rank: float | None) -> No
     }
     rest = dataclasses.replace(state, params={})
     parts.checkpointer.save(step, state.params, rest, meta, rank)
-
-
-def describe(program: Program, corpus: Corpus, samples: Mixture | Packed, step: int) -> str:
-    """What is about to run, in a few lines for the terminal."""
-    config, train = program.config, program.config.train
-    axes = [f"{name} {size}" for name, size in program.mesh.shape.items() if size > 1]
-    mesh = f", mesh {' x '.join(axes)}" if axes else ""
-    many = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
-    ramp = f", growing from {train.ramp_start_tokens:,}" if train.ramp_start_tokens else ""
-    lines = [
-        f"model   {num_params(config.model):,} parameters, vocabulary {config.model.vocab_size:,}, "
-        f"{config.model.dtype}",
-        *_describe_tuning(program),
-        *_describe_samples(corpus, samples, config),
-        f"devices {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}{many}{mesh}",
-        f"kernels {program.attention.describe(config.model)}",
-        f"batch   {train.batch_tokens:,} tokens{ramp}: {program.num_micro} micro-batches of "
-        f"{program.rows} x {config.sequence_length}",
-        f"run     {train.total_tokens:,} tokens{_epochs(corpus, samples, config)}",
-    ]
-    stages = program.mesh.shape["pipeline"]
-    if stages > 1:
-        parts = stages * num_waiting(program.rows // batch_shards(program.mesh))
-        lines.append(
-            f"stages  {stages} x {config.model.num_layers // stages} layers, a micro-batch in "
-            f"{parts} parts: {bubble(stages, parts):.0%} of the time is bubble"
-        )
-    options = compiler_options(config, program.mesh.devices.flat[0].platform)
-    if options:
-        lines.append(f"XLA     {' '.join(f'{name}={value}' for name, value in options.items())}")
-    if step:
-        lines.append(f"continuing from step {step}")
-    elif config.init_from:
-        lines.append(f"start   the parameters of {config.init_from}")
-    return "\n".join(lines)
-
-
-def _describe_tuning(program: Program) -> list[str]:
-    """What of the parameters is trained, where it is not all of them, what more, and until when."""
-    tune, train, lines = program.config.tune, program.config.train, []
-    trained, frozen = (
-        sum(leaf.size for leaf in jax.tree.leaves(tree))
-        for tree in split(program.abstract.params, tune)
-    )
-    if frozen:
-        adapters = f", adapters of rank {tune.lora_rank} on {' '.join(tune.lora_matrices)}"
-        lines.append(
-            f"trained {trained:,} of {trained + frozen:,} ({trained / (trained + frozen):.2%})"
-            f"{adapters if tune.lora_rank else ''}"
-            f"{', not ' + ' '.join(tune.freeze) if tune.freeze else ''}"
-        )
-    if tune.classes:
-        lines.append(
-            f"classes {', '.join(map(repr, tune.classes))}; the language model weighs "
-            f"{tune.lm_weight:g}"
-        )
-    if train.tasks:
-        lines.append(
-            f"tasks   {', '.join(train.tasks)}, {train.task_shots} shots, "
-            f"{train.task_examples:,} examples each at most"
-        )
-    if train.patience:
-        lines.append(f"ends    after {train.patience} validations without a better {train.best}")
-    return lines
-
-
-def _describe_samples(corpus: Corpus, samples: Mixture | Packed, config: Config) -> list[str]:
-    """What there is to learn from, in lines."""
-    indexes = [shards.index for shards in corpus.train.values()]
-    number = sum(index.documents for index in indexes)
-    held_out = sum(split.index.tokens for split in corpus.validation.values())
-    what = "prompts and targets" if config.data.supervised else "documents"
-    text = (
-        f"text    {number:,} {what}, {sum(index.bytes for index in indexes) / 1e6:.1f} MB, "
-        f"{sum(index.tokens for index in indexes):,} tokens; {held_out:,} tokens held out"
-    )
-    if isinstance(samples, Packed):
-        return [text, *describe_examples(samples, corpus, config)]
-    return [text, *describe_mixture(samples, corpus, BatchSchedule.of(config))]
-
-
-def _epochs(corpus: Corpus, samples: Mixture | Packed, config: Config) -> str:
-    """How often all of it will be read, where that is one number."""
-    if len(corpus.train) > 1:
-        return ""
-    tokens = sum(shards.index.tokens for shards in corpus.train.values())
-    if isinstance(samples, Packed):
-        tokens = samples.num_samples * samples.sequence_length
-    return f", {config.train.total_tokens / tokens:.2f} epochs"

@@ -28,6 +28,8 @@ from gpt_jax.train.run import write_json
 from gpt_jax.train.storage import EventsFolder, open_log
 
 Record = dict[str, int | float]
+FEEDBACK_METRICS = ("reward", "kl", "reward_margin", "preference_accuracy")
+"""Of a step that learns from feedback, those that the terminal shows."""
 
 
 class MetricsLog:
@@ -174,6 +176,11 @@ class Display:
             f"grad {record['gradient_norm']:.3f}",
             f"{rate:,.0f} tok/s",
         ]
+        parts += [
+            f"{name.replace('_', ' ')} {record[name]:.3f}"
+            for name in FEEDBACK_METRICS
+            if name in record
+        ]
         if self._peak:
             parts.append(f"MFU {rate * self._flops / jax.device_count() / self._peak:.1%}")
         if record["skipped"]:
@@ -188,10 +195,15 @@ class Display:
                 for name, value in record.items()
                 if name.startswith("val_loss/")
             ]
+            said = [f"validation loss {record['val_loss']:.4f}"]
+            if "val_perplexity" in record:
+                said.append(f"perplexity {record['val_perplexity']:.2f}")
+                said.append(f"{record['val_bits_per_byte']:.4f} bits per byte")
+            for name in ("accuracy", "preference_accuracy"):
+                if f"val_{name}" in record:
+                    said.append(f"{name.replace('_', ' ')} {record[f'val_{name}']:.4f}")
             self.say(
-                f"step {step:,}: validation loss {record['val_loss']:.4f}, perplexity "
-                f"{record['val_perplexity']:.2f}, {record['val_bits_per_byte']:.4f} bits per byte"
-                + (f", accuracy {record['val_accuracy']:.4f}" if "val_accuracy" in record else "")
+                f"step {step:,}: {', '.join(said)}"
                 + (f" (loss of {', '.join(by_source)})" if by_source else "")
             )
             scores = [

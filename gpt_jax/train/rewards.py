@@ -132,7 +132,8 @@ class Rewards:
 
 def _find(path: str) -> Function:
     where, _, name = path.rpartition(":")
-    return functions.function(where, name)
+    found: Any = functions.function(where, name)
+    return found
 
 
 def _called(function: Function, sample: Sample) -> Reward:

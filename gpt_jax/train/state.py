@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -38,6 +39,9 @@ class TrainState:
     """Steps that changed nothing because they were not finite, () int32."""
     skipped_in_row: Array
     """How many of them were the last steps, () int32."""
+    feedback: Any = dataclasses.field(default_factory=dict)
+    """Where a run learns from feedback (`train/feedback.py`): the trained parameters as they were
+    at its start, and what the rewards of its batches were, float32, by names."""
 
 
 ALL = TuneConfig()
@@ -60,14 +64,25 @@ def _with_more(params: Any, key: Array, tune: TuneConfig) -> Any:
     return with_classifier(with_adapters(params, key, tune), key, tune)
 
 
-def init_state(params: Any, tx: optax.GradientTransformation, tune: TuneConfig) -> TrainState:
-    """The state at step 0 of parameters, boxed or not."""
-    zero = jnp.int32(0)
-    return TrainState(zero, zero, params, tx.init(split(params, tune)[0]), zero, zero)
+def init_state(
+    params: Any, tx: optax.GradientTransformation, tune: TuneConfig, feedback: bool = False
+) -> TrainState:
+    """The state at step 0 of parameters, boxed or not; `feedback`: of a run that learns from it."""
+    zero, trained = jnp.int32(0), split(params, tune)[0]
+    kept = {}
+    if feedback:
+        # Copied, or the two would be one array that a step frees.
+        start = jax.tree.map(jnp.copy, trained)
+        kept = {"start": start, "reward": jnp.float32(0), "batches": jnp.float32(0)}
+    return TrainState(zero, zero, params, tx.init(trained), zero, zero, kept)
 
 
 def abstract_state(
-    model: GPT, tx: optax.GradientTransformation, mesh: Mesh, tune: TuneConfig = ALL
+    model: GPT,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    tune: TuneConfig = ALL,
+    feedback: bool = False,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without computing any of it.
 
@@ -76,7 +91,8 @@ def abstract_state(
     """
     check_stages(model.config, mesh.shape.get("pipeline", 1))
     params = boxed_params(model.config, tune)
-    return laid_out(jax.eval_shape(partial(init_state, tx=tx, tune=tune), params), mesh)
+    init = partial(init_state, tx=tx, tune=tune, feedback=feedback)
+    return laid_out(jax.eval_shape(init, params), mesh)
 
 
 def laid_out(boxed: Any, mesh: Mesh) -> Any:
@@ -95,22 +111,23 @@ def create_state(
     mesh: Mesh,
     params: Any = None,
     tune: TuneConfig = ALL,
+    feedback: bool = False,
 ) -> TrainState:
     """The state at step 0: each device computes its own part of it.
 
     Its parameters are drawn from `seed`, or are `params`, a plain tree, in float32 where these are
     given; adapters and classifier are drawn in either case.
     """
-    out = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, tx, mesh, tune))
+    out = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, tx, mesh, tune, feedback))
 
     def draw(key: Array) -> TrainState:
         # The mesh must divide the tokens, of which nothing but their shape is used.
         shape = (batch_shards(mesh), mesh.shape["sequence"] * mesh.shape["tensor"])
-        return nn.unbox(init_state(init_params(key, model, tune, shape), tx, tune))
+        return nn.unbox(init_state(init_params(key, model, tune, shape), tx, tune, feedback))
 
     def take(key: Array, params: Any) -> TrainState:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-        return init_state(_with_more(params, key, tune), tx, tune)
+        return init_state(_with_more(params, key, tune), tx, tune, feedback)
 
     key = jax.random.key(seed)
     with jax.set_mesh(mesh), rules():

@@ -56,7 +56,7 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
     trained, frozen = split(state.params, config.tune)
 
-    def objective(trained: Any, index: Array) -> tuple[Array, Array]:
+    def objective(trained: Any, index: Array) -> tuple[Array, dict[str, Array]]:
         micro = jax.tree.map(lambda x: x[index], batch)
         rngs = {"dropout": jax.random.fold_in(key, index)}
         whole = join(trained, frozen)
@@ -69,20 +69,40 @@ def train_step(
             asked = (batch["labels"] >= 0) & (weights > 0)
             examples = asked.sum().astype(jnp.float32)
             objective = sums.classes.nats / examples + config.tune.lm_weight * objective
-        return objective, sums.nats / tokens
+        return objective, {"loss": sums.nats / tokens}
 
     filled_A = weights.sum(tuple(range(1, weights.ndim))) > 0
-    loss, grads = _accumulate(objective, trained, filled_A)
+    means, grads = accumulate(objective, trained, filled_A)
+    return updated(state, grads, rows, means, tx=tx, config=config)
+
+
+def updated(
+    state: TrainState,
+    grads: Any,
+    rows: Array,
+    means: dict[str, Array],
+    *,
+    tx: optax.GradientTransformation,
+    config: Config,
+    usable: Array | bool = True,
+) -> tuple[TrainState, dict[str, Array]]:
+    """The state after a batch of `rows` samples with these gradients, and the metrics of the step.
+
+    `means` are the metrics of the batch itself, its loss among them. Where it is not `usable`, or
+    loss or gradients are not finite, parameters and optimizer stay as they were.
+    """
+    trained, frozen = split(state.params, config.tune)
     norm = optax.tree.norm(grads)
     samples = state.samples + rows.astype(jnp.int32)
     rate = learning_rate(config, samples)
     updates, opt_state = tx.update(grads, state.opt_state, trained)
     updated = optax.apply_updates(trained, jax.tree.map(lambda u: rate * u, updates))
 
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    kept = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
-    skipped = (~finite).astype(jnp.int32)
-    state = TrainState(
+    good = jnp.isfinite(means["loss"]) & jnp.isfinite(norm) & usable
+    kept = partial(jax.tree.map, lambda new, old: jnp.where(good, new, old))
+    skipped = (~good).astype(jnp.int32)
+    state = dataclasses.replace(
+        state,
         step=state.step + 1,
         samples=samples,
         params=join(kept(updated, trained), frozen),
@@ -90,8 +110,7 @@ def train_step(
         skipped=state.skipped + skipped,
         skipped_in_row=(state.skipped_in_row + 1) * skipped,
     )
-    return state, {
-        "loss": loss,
+    return state, means | {
         "gradient_norm": norm,
         "learning_rate": rate,
         "skipped": state.skipped,
@@ -99,18 +118,25 @@ def train_step(
     }
 
 
-def _accumulate(objective: Callable, params: Any, filled_A: Array) -> tuple[Array, Any]:
-    """Sum of nats and of gradients over the micro-batches to the last that holds anything."""
+def accumulate(
+    objective: Callable[[Any, Array], tuple[Array, Any]], params: Any, filled_A: Array
+) -> tuple[Any, Any]:
+    """Sums of what `objective` gives besides its value, and of its gradients.
+
+    Over the micro-batches up to the last that is `filled`; the objective is called with `params`
+    and the number of one.
+    """
     gradient = jax.value_and_grad(objective, has_aux=True)
     if filled_A.shape[0] == 1:
-        (_, loss), grads = gradient(params, 0)
-        return loss, grads
+        (_, aside), grads = gradient(params, 0)
+        return aside, grads
 
-    def add(index: Array, sums: tuple[Array, Any]) -> tuple[Array, Any]:
-        (_, loss), grads = gradient(params, index)
-        return jax.tree.map(jnp.add, sums, (loss, grads))
+    def add(index: Array, sums: tuple[Any, Any]) -> tuple[Any, Any]:
+        (_, aside), grads = gradient(params, index)
+        return jax.tree.map(jnp.add, sums, (aside, grads))
 
-    zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+    aside = jax.eval_shape(objective, params, jnp.int32(0))[1]
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (aside, params))
     # The count is data, not shape: one compiled program serves a batch that grows.
     count = jnp.where(filled_A, jnp.arange(1, filled_A.shape[0] + 1), 0).max()
     return jax.lax.fori_loop(0, count, add, zero)
@@ -125,9 +151,18 @@ def eval_step(params: Any, batch: Batch, *, model: GPT, config: Config) -> LossS
 class Program:
     """The compiled functions of an experiment over a mesh, and the shape of its state.
 
+    A way of training is a subclass with a `step` of its own.
+
     Raises InputError where the mesh does not fit the devices or cannot divide a parameter, the
     batch does not divide over the mesh, or the kernel that is asked for cannot do what is asked.
     """
+
+    must_be_finite = "loss and gradients"
+    """Or a step changes nothing ..."""
+    remedy = (
+        "lower --optimizer.learning-rate, lengthen --optimizer.warmup-tokens, or look at the text"
+    )
+    """... and this is what can be done about it."""
 
     def __init__(self, config: Config, devices: Sequence[Any] | None = None) -> None:
         self.config = config
@@ -144,6 +179,8 @@ class Program:
         self.rows, self.num_micro = micro_batches(config, shards)
         self.local_rows = local_rows(self.mesh, self.rows)
         """The rows of a micro-batch that this host loads."""
+        self.train_rows = self.local_rows
+        """Those that it loads for training."""
         self.attention = choose_attention(
             config.model,
             self.mesh.devices.flat[0],
@@ -153,10 +190,12 @@ class Program:
         )
         self.model = GPT(dataclasses.replace(config.model, attention=self.attention.kernel))
         self.tx = make_optimizer(config.optimizer)
-        self.abstract = abstract_state(self.model, self.tx, self.mesh, config.tune)
+        self.abstract = abstract_state(
+            self.model, self.tx, self.mesh, config.tune, bool(config.feedback.method)
+        )
         state = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         with_dropout = self.model.clone(train=True)
-        train = partial(train_step, model=with_dropout, tx=self.tx, config=config)
+        train = partial(self.step(), model=with_dropout, tx=self.tx, config=config)
         # Pinned on both sides, or the second call, on what the first gave back, compiles again.
         self._train = jax.jit(
             train,
@@ -172,10 +211,17 @@ class Program:
         shardings = {name: x for name, x in state.params.items() if name not in BESIDE}
         self._effective = jax.jit(partial(effective, config=config), out_shardings=shardings)
 
+    def step(self) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+        """The pure function of a training step."""
+        return train_step
+
+    def close(self) -> None:
+        """End what it has started besides programs on the devices."""
+
     def create_state(self, params: Any = None) -> TrainState:
         """The state at step 0, of plain `params` where they are given, of fresh ones where not."""
-        seed, tune = self.config.train.seed, self.config.tune
-        return create_state(seed, self.model, self.tx, self.mesh, params, tune)
+        c, feedback = self.config, bool(self.config.feedback.method)
+        return create_state(c.train.seed, self.model, self.tx, self.mesh, params, c.tune, feedback)
 
     def effective(self, params: Any) -> Any:
         """The plain tree of a state's parameters: themselves, where there are no adapters."""
