@@ -134,6 +134,7 @@ def test_answers_are_written_and_scored(model):
     assert [record["written"] for record in result.records] == [[text] for text in written]
 
 
+@pytest.mark.slow
 def test_code_is_run_in_the_sandbox(model, monkeypatch):
     """Context, answer and test make a program; of each question as many as pass@k needs."""
     ran = []
@@ -221,6 +222,7 @@ def test_a_model_in_the_hugging_face_format_is_evaluated_as_it_is(tmp_path, ques
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_step_and_split_weights_give_the_same(run, questions, tmp_path):
     whole = figures(run, "--tasks", questions, tmp_path / "a.json")
     split = figures(run, "--tasks", questions, "--fsdp", 2, "--step", 7, tmp_path / "b.json")

@@ -156,6 +156,7 @@ def test_the_windows_are_those_of_the_harness(model):
             assert row.inputs.tolist()[-len(inputs) :] == inputs
 
 
+@pytest.mark.slow
 def test_generation_settings_are_those_of_the_request(model):
     """One list of requests with several settings; more tokens than the context has room for."""
     from lm_eval.api.instance import Instance

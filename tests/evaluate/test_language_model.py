@@ -144,6 +144,7 @@ def test_eight_devices_give_what_one_gives(one):
                 assert dataclasses.replace(a, logprob=0) == dataclasses.replace(b, logprob=0)
 
 
+@pytest.mark.slow
 def test_logits_made_in_parts_are_the_same(one, monkeypatch):
     """Where the vocabulary is large there is no room for those of a whole batch."""
     monkeypatch.setattr(loss, "MAX_LOGITS", 10 * 384)
@@ -210,6 +211,7 @@ def test_generation_ends_at_stop_strings_and_needs_no_company(one):
     assert one.generate(PROMPTS, [mark], 12) == [text.split(mark)[0] for text in free]
 
 
+@pytest.mark.slow
 def test_sampling_follows_from_the_seed(one):
     how = Sampling(temperature=1.0)
     drawn = [one.generate(["a", "b"] * 5, (), 8, how, seed) for seed in (1, 1, 2)]

@@ -82,15 +82,15 @@ def test_rouge_by_hand():
 
 
 def test_each_rule_takes_its_own_choice():
-    """Five rules and endings made so that no two of them agree on all."""
-    question = Question("q", "c", (" a",), (" ab", " \u20ac\u20ac\u20ac", " abcdefgh", " xy"), 0)
-    endings = [likely(-4.0, 2), likely(-5.0, 4), likely(-8.0, 5), likely(-6.0, 1)]
-    alone = [likely(-4.0), likely(-5.0), likely(-8.0), likely(-7.0)]
+    """Five rules and endings made so that they disagree; the space before one is not counted."""
+    question = Question("q", "c", (" q",), (" q", " \u20ac\u20ac\u20ac", " abcdefgh", " xy"), 0)
+    endings = [likely(-0.9, 1), likely(-5.0, 10), likely(-7.0, 5), likely(-6.0, 1)]
+    alone = [likely(-0.9), likely(-5.0), likely(-7.0), likely(-7.0)]
     assert scores.chosen(question, endings, alone) == {
-        "accuracy": 0,  # -4
-        "accuracy_per_token": 1,  # -5 / 4
-        "accuracy_per_byte": 1,  # -5 / 9, and -8 / 8
-        "accuracy_per_character": 2,  # -8 / 8, and -5 / 3
+        "accuracy": 0,  # -0.9
+        "accuracy_per_token": 1,  # -5 / 10
+        "accuracy_per_byte": 1,  # -5 / 9, and -0.9 / 1; with spaces -0.9 / 2 and -5 / 10
+        "accuracy_per_character": 2,  # -7 / 8, and -0.9 / 1
         "accuracy_unconditional": 3,  # one nat more with the context
     }
 
