@@ -30,6 +30,7 @@ OF_RECIPES = (["data", "build"], ["data", "bench"])
 OF_RUNS = {
     "generate": ("write text with a trained model", "gpt_jax.generate"),
     "evaluate": ("score a trained model on tasks and texts", "gpt_jax.evaluate"),
+    "inspect": ("look inside a model, on one page", "gpt_jax.evaluate.inspect"),
     "report": ("compare evaluations on one page", "gpt_jax.evaluate.report"),
     "serve": ("answer OpenAI's clients, and a chat page, with a model", "gpt_jax.generate.serve"),
     "chat": ("talk with a model in the terminal", "gpt_jax.generate.chat"),

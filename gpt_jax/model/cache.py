@@ -61,7 +61,37 @@ class KVCache:
             for k, v in zip(self.keys, self.values, strict=True)
         )
 
+    def apart(self) -> CacheApart:
+        """The same with an array of its own for every layer."""
+        slots = zip(self.keys, self.values, strict=True)
+        layers = tuple(zip(*(zip(k, v, strict=True) for k, v in slots), strict=True))
+        return CacheApart(layers, self.segment_ids_BS, self.length)
+
     def filled(self, kept: tuple[KeysAndValues | None, ...], count: int) -> KVCache:
         """The cache after `count` more tokens, with what the layers returned."""
         keys, values = zip(*(pair for pair in kept if pair is not None), strict=True)
         return replace(self, keys=keys, values=values, length=self.length + count)
+
+
+@flax.struct.dataclass
+class CacheApart:
+    """A KVCache taken apart, for a loop over tokens in which layers are not looped over.
+
+    Such a loop changes it in place; what is stacked over layers is copied for every token.
+    """
+
+    layers: tuple[tuple[KeysAndValues, ...], ...]
+    """By turn of the attention pattern and slot."""
+    segment_ids_BS: Array
+    length: Array
+
+    def marked(self, segment_ids_BT: Array) -> CacheApart:
+        """The cache with the segments of the T tokens that come next."""
+        place = (0, self.length)
+        segments_BS = jax.lax.dynamic_update_slice(self.segment_ids_BS, segment_ids_BT, place)
+        return replace(self, segment_ids_BS=segments_BS)
+
+    def by_layer(self) -> list[tuple[LayerCache, ...]]:
+        """The caches of each turn."""
+        of_all = (self.segment_ids_BS, self.length)
+        return [tuple(LayerCache(k, v, *of_all) for k, v in turn) for turn in self.layers]

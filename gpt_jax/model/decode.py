@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -16,8 +17,8 @@ from flax.linen import spmd
 from jax import Array
 
 from gpt_jax.config import ModelConfig, require
-from gpt_jax.model.cache import KVCache
-from gpt_jax.model.decoder import GPT, constrain
+from gpt_jax.model.cache import CacheApart, KVCache
+from gpt_jax.model.decoder import GPT, constrain, layers_apart
 from gpt_jax.model.sampling import Sampling, sample
 
 BUCKET = 32
@@ -28,7 +29,7 @@ BUCKET = 32
 class Decoding:
     """A batch in the middle of being generated."""
 
-    cache: KVCache
+    cache: KVCache | CacheApart
     token_B: Array
     """The last token of each row, not yet in the cache."""
     position_B: Array
@@ -102,12 +103,13 @@ def decode(
     return _step(params, decoding, config, how, vocab_size)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("config", "how", "vocab_size", "room"), donate_argnames="decoding"
-)
-def decode_until(
+@functools.partial(jax.jit, static_argnames=("config", "how", "vocab_size", "room"))
+def continuations(
     params: Any,
-    decoding: Decoding,
+    tokens_BT: Array,
+    real_BT: Array,
+    seed: Array,
+    first_row: Array,
     ends_V: Array,
     budget: Array,
     *,
@@ -115,41 +117,41 @@ def decode_until(
     how: Sampling,
     vocab_size: int,
     room: int,
-) -> tuple[Continuations, Decoding]:
-    """Draw tokens until every row has met one of `ends_V`, or there are `budget` of them.
+) -> Continuations:
+    """Read prompts and draw tokens until every row has met one of `ends_V`, in one program.
 
-    The first is that which `prefill` has drawn. `room` is the number of places, N, of which
-    `budget` are used at most: the one is compiled and the other is not. The state is returned too:
-    the cache is then changed in place, and is never there twice.
+    `room` is the number of places, N, of which `budget` are used at most: the one is compiled and
+    the other is not. The rest is as for `prefill`.
     """
-    batch = len(decoding.token_B)
-    tokens_NB = jnp.zeros((room, batch), jnp.int32)
-    log_probs_NB = jnp.zeros((room, batch), jnp.float32)
+    batch, length = tokens_BT.shape
+    static = {"config": config, "how": how, "vocab_size": vocab_size}
+    rows = (params, tokens_BT, real_BT, seed, first_row)
+    first = prefill(*rows, **static, capacity=_up(length + room))
+    # One layer after the other is read where it lies: a loop over stacked layers would copy every
+    # matrix and the whole cache for each token.
+    first, params = replace(first, cache=first.cache.apart()), layers_apart(params)
 
     def going_on(state: tuple) -> Array:
         n, _, _, _, lengths_B = state
         return (n < budget) & (lengths_B == 0).any()
 
-    def keep(n: Array, d: Decoding, state: tuple[Array, Array, Array]) -> tuple:
-        """The state with the last token of each row at place `n`, where the row has not ended."""
-        tokens_NB, log_probs_NB, lengths_B = state
+    def keep(n: Array, d: Decoding, tokens_NB: Array, log_probs_NB: Array, lengths_B: Array):
+        """What is kept, with the last token of each row that has not ended at place `n`."""
         on_B = lengths_B == 0
         tokens_NB = tokens_NB.at[n].set(jnp.where(on_B, d.token_B, 0))
         log_probs_NB = log_probs_NB.at[n].set(jnp.where(on_B, d.log_prob_B, 0))
-        lengths_B = jnp.where(on_B & ends_V[d.token_B], n + 1, lengths_B)
-        return tokens_NB, log_probs_NB, lengths_B
+        return tokens_NB, log_probs_NB, jnp.where(on_B & ends_V[d.token_B], n + 1, lengths_B)
 
     def turn(state: tuple) -> tuple:
         n, d, *kept = state
         d = _step(params, d, config, how, vocab_size)
-        return n + 1, d, *keep(n, d, tuple(kept))
+        return n + 1, d, *keep(n, d, *kept)
 
-    lengths_B = jnp.zeros(batch, jnp.int32)
-    kept = keep(jnp.int32(0), decoding, (tokens_NB, log_probs_NB, lengths_B))
-    n, decoding, *kept = jax.lax.while_loop(going_on, turn, (jnp.int32(1), decoding, *kept))
-    tokens_NB, log_probs_NB, lengths_B = kept
-    lengths_B = jnp.where(lengths_B > 0, lengths_B, n)
-    return Continuations(tokens_NB.T, log_probs_NB.T, lengths_B), decoding
+    zeros_NB = jnp.zeros((room, batch))
+    nothing = zeros_NB.astype(jnp.int32), zeros_NB, jnp.zeros(batch, jnp.int32)
+    start = (jnp.int32(1), first, *keep(jnp.int32(0), first, *nothing))
+    n, _, tokens_NB, log_probs_NB, lengths_B = jax.lax.while_loop(going_on, turn, start)
+    return Continuations(tokens_NB.T, log_probs_NB.T, jnp.where(lengths_B > 0, lengths_B, n))
 
 
 def _step(
@@ -169,9 +171,9 @@ def _read(
     tokens_BT: Array,
     positions_BT: Array,
     segment_ids_BT: Array,
-    cache: KVCache,
+    cache: KVCache | CacheApart,
     config: ModelConfig,
-) -> tuple[Array, KVCache]:
+) -> tuple[Array, KVCache | CacheApart]:
     """Logits (B, V) after the last of the tokens."""
     model, variables = GPT(config), {"params": params}
     hidden: Any = model.apply(
@@ -189,7 +191,7 @@ def _read(
 
 def _draw(
     logits_BV: Array,
-    cache: KVCache,
+    cache: KVCache | CacheApart,
     position_B: Array,
     seen_BV: Array,
     keys_B: Array,
@@ -256,21 +258,12 @@ def decode_all(
     static = {"config": config, "how": how, "vocab_size": vocab_size}
     count = len(prompts)
     prompts = [*prompts, *[prompts[0]] * (-count % _row_parts())] if count else prompts
-    tokens_BT, real_BT, capacity = _padded(config, prompts, max_new_tokens, seed)
+    tokens_BT, real_BT, _ = _padded(config, prompts, max_new_tokens, seed)
     ends_V = np.zeros(vocab_size, bool)
     ends_V[list(ends)] = True
     room = _up(max_new_tokens)
-    decoding = prefill(
-        params,
-        tokens_BT,
-        real_BT,
-        np.uint32(seed),
-        np.int32(first_row),
-        **static,
-        capacity=capacity,
-    )
-    budget = np.int32(max_new_tokens)
-    found, _ = decode_until(params, decoding, ends_V, budget, **static, room=room)
+    rows = (params, tokens_BT, real_BT, np.uint32(seed), np.int32(first_row))
+    found = continuations(*rows, ends_V, np.int32(max_new_tokens), **static, room=room)
     return Continuations(
         found.tokens_BN[:count, :max_new_tokens],
         found.log_probs_BN[:count, :max_new_tokens],

@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gpt_jax.config import AttentionKind, ModelConfig, Remat, require
 from gpt_jax.model.attention import MASKED
-from gpt_jax.model.cache import KeysAndValues, KVCache, LayerCache
+from gpt_jax.model.cache import CacheApart, KeysAndValues, KVCache, LayerCache
 from gpt_jax.model.context_parallel import attend_over_mesh
 from gpt_jax.model.dropout import drop, folded, row_keys
 from gpt_jax.model.pipeline import Load, Pipe, pipe_of_mesh, run_in_stages
@@ -101,6 +101,8 @@ class Attention(nn.Module):
             interleaved = c.position_encoding == "rotary_interleaved"
             q_BTNH, k_BTNH = (rotate(x, turn, interleaved) for x in (q_BTNH, k_BTNH))
         q_BTNH, k_BTNH, v_BTNH = (checkpoint_name(x, "qkv") for x in (q_BTNH, k_BTNH, v_BTNH))
+        self.sow("intermediates", "queries", q_BTNH)
+        self.sow("intermediates", "keys", k_BTNH)
         k_BSNH, v_BSNH, start, segments, kept = k_BTNH, v_BTNH, None, None, None
         if cache is not None:
             start = cache.length
@@ -136,7 +138,12 @@ class Attention(nn.Module):
         c = self.config
         n, h, d = c.num_heads, c.head_dim, c.embed_dim
         qkv_D3NH = self.param("qkv", normal(INIT_STD, "D.NH"), (d, 3, n, h)).astype(c.dtype)
-        parts = [jnp.einsum("BTD,DNH->BTNH", x_BTD, qkv_D3NH[:, i]) for i in range(3)]
+        if x_BTD.shape[1] == 1:
+            # A single token costs the reading of the matrix: slices would be copies of it.
+            together_BT3NH = jnp.einsum("BTD,DCNH->BTCNH", x_BTD, qkv_D3NH)
+            parts = [together_BT3NH[:, :, i] for i in range(3)]
+        else:
+            parts = [jnp.einsum("BTD,DNH->BTNH", x_BTD, qkv_D3NH[:, i]) for i in range(3)]
         if c.qkv_bias:
             bias_3NH = self.param("qkv_bias", zeros(".NH"), (3, n, h)).astype(c.dtype)
             parts = [part + bias_3NH[i] for i, part in enumerate(parts)]
@@ -321,8 +328,8 @@ class GPT(nn.Module):
         *,
         positions_BT: Array | None = None,
         segment_ids_BT: Array | None = None,
-        cache: KVCache | None = None,
-    ) -> tuple[Array, KVCache | None]:
+        cache: KVCache | CacheApart | None = None,
+    ) -> tuple[Array, KVCache | CacheApart | None]:
         """What the output layer reads, (B, T, D) in the compute dtype; and the cache, filled.
 
         Args:
@@ -330,7 +337,8 @@ class GPT(nn.Module):
           positions_BT: place of each token in its document; None: 0 to T - 1.
           segment_ids_BT: tokens see only their own segment; None: one segment. With a cache it is
             needed: 1 for the tokens of a prompt, 0 for the padding on its left.
-          cache: the tokens before these, or None.
+          cache: the tokens before these, or None. One that is taken apart goes with parameters
+            that are (`layers_apart`).
 
         Raises InputError where T exceeds the model's positions.
         """
@@ -358,6 +366,10 @@ class GPT(nn.Module):
         else:
             assert segment_ids_BT is not None, "a cache needs segment_ids_BT"
             cache = cache.marked(segment_ids_BT)
+            if isinstance(cache, CacheApart):
+                x_BTD, layers = self._one_by_one(x_BTD, turn, segment_ids_BT, cache)
+                cache = cache.replace(layers=layers, length=cache.length + length)
+                return self.norm_final(x_BTD) if c.final_norm else x_BTD, cache
             x_BTD, kept = self.layers(x_BTD, turn, segment_ids_BT, None, cache.by_layer())
             cache = cache.filled(kept, length)
         return self.norm_final(x_BTD) if c.final_norm else x_BTD, cache
@@ -372,6 +384,17 @@ class GPT(nn.Module):
             return None
         periods = c.num_layers // len(c.attention_pattern)
         return jax.random.split(self.make_rng("dropout"), periods)
+
+    def _one_by_one(
+        self, x_BTD: Array, turn: Rotation | None, segment_ids_BT: Array, cache: CacheApart
+    ) -> tuple[Array, tuple]:
+        """What the layers make of `x_BTD`, and what is kept of each, without a loop over them."""
+        period, kept = Period(self.config, parent=None), []
+        for n, caches in enumerate(cache.by_layer()):
+            variables = {"params": self.get_variable("params", f"layers_{n}")}
+            x_BTD, k_and_v = period.apply(variables, x_BTD, turn, segment_ids_BT, None, caches)
+            kept.append(k_and_v)
+        return x_BTD, tuple(kept)
 
     def _in_stages(
         self,
@@ -438,6 +461,19 @@ class GPT(nn.Module):
         if c.head_bias:
             head["head_bias"] = self.head_bias_V
         return unembed(c, head, x_BTD)
+
+
+def layers_apart(params: Any) -> Any:
+    """Parameters with those of each turn of the loop over the depth as "layers_0", "layers_1", ...
+
+    For `GPT.hidden` with a cache that is taken apart.
+    """
+    rest = {name: leaf for name, leaf in params.items() if name != "layers"}
+    turns = len(jax.tree.leaves(params["layers"])[0])
+    of_turns = {
+        f"layers_{n}": jax.tree.map(lambda x, n=n: x[n], params["layers"]) for n in range(turns)
+    }
+    return rest | of_turns
 
 
 def head_of(config: ModelConfig, params: Any) -> dict[str, Array]:

@@ -1,5 +1,7 @@
 """The decoding loop that is one program, against the one that hands out token by token."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -61,31 +63,30 @@ def test_budgets_and_prompts_of_one_bucket_share_a_program():
     """Another seed, budget, set of ends, or length within the bucket compiles nothing."""
     model = SMALL, SMALL_PARAMS
     all_of([np.ones(3, np.int32)] * 2, 9, model=model)
-    before = decode.prefill._cache_size(), decode.decode_until._cache_size()
+    before = decode.continuations._cache_size()
     for seed, (length, new) in enumerate([(30, 3), (7, 5), (1, 30)]):
         tokens, _, lengths = all_of(
             [np.ones(length, np.int32)] * 2, new, model=model, seed=seed, ends=[seed]
         )
         assert np.shape(tokens) == (2, new)
         assert max(lengths) <= new
-    assert (decode.prefill._cache_size(), decode.decode_until._cache_size()) == before
+    assert decode.continuations._cache_size() == before
 
 
 def test_the_loop_stops_with_the_last_row(monkeypatch):
-    """Of a budget of 14 no more steps are computed than the longest row needs."""
-    whole, states, compiled = run(PROMPTS), [], decode.decode_until
+    """Of a budget of 14 no more tokens are drawn than the longest row needs."""
+    prompts, model = [PROMPTS[0]], (dataclasses.replace(SMALL, remat="full"), SMALL_PARAMS)
+    (whole,) = run(prompts, model=(SMALL, SMALL_PARAMS))
+    drawn, sample = [], decode.sample
 
-    def watched(*args, **kwargs):
-        found, state = compiled(*args, **kwargs)
-        states.append(state)
-        return found, state
+    def counted(*args):
+        jax.debug.callback(lambda: drawn.append(1))
+        return sample(*args)
 
-    monkeypatch.setattr(decode, "decode_until", watched)
-    _, _, lengths = all_of(PROMPTS, ends=[row[3] for row in whole])
-    (state,) = states
-    assert max(lengths) <= 4
-    places = np.array([len(prompt) for prompt in PROMPTS]) + max(lengths) - 1
-    assert state.position_B.tolist() == places.tolist()
+    monkeypatch.setattr(decode, "sample", counted)
+    _, _, (length,) = all_of(prompts, model=model, ends=whole[3:4])
+    jax.effects_barrier()
+    assert len(drawn) == length == 1 + whole.index(whole[3])
 
 
 def test_rows_and_parameters_split_over_a_mesh_say_the_same():
