@@ -95,3 +95,7 @@ class CacheApart:
         """The caches of each turn."""
         of_all = (self.segment_ids_BS, self.length)
         return [tuple(LayerCache(k, v, *of_all) for k, v in turn) for turn in self.layers]
+
+    def filled(self, layers: tuple[tuple[KeysAndValues, ...], ...], count: int) -> CacheApart:
+        """The cache after `count` more tokens, with what the layers returned."""
+        return replace(self, layers=layers, length=self.length + count)

@@ -367,11 +367,11 @@ class GPT(nn.Module):
             assert segment_ids_BT is not None, "a cache needs segment_ids_BT"
             cache = cache.marked(segment_ids_BT)
             if isinstance(cache, CacheApart):
-                x_BTD, layers = self._one_by_one(x_BTD, turn, segment_ids_BT, cache)
-                cache = cache.replace(layers=layers, length=cache.length + length)
-                return self.norm_final(x_BTD) if c.final_norm else x_BTD, cache
-            x_BTD, kept = self.layers(x_BTD, turn, segment_ids_BT, None, cache.by_layer())
-            cache = cache.filled(kept, length)
+                x_BTD, by_turn = self._one_by_one(x_BTD, turn, segment_ids_BT, cache)
+                cache = cache.filled(by_turn, length)
+            else:
+                x_BTD, kept = self.layers(x_BTD, turn, segment_ids_BT, None, cache.by_layer())
+                cache = cache.filled(kept, length)
         return self.norm_final(x_BTD) if c.final_norm else x_BTD, cache
 
     def _layer_keys(self) -> Array | None:
