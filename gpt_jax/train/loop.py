@@ -379,7 +379,7 @@ def _start(
     """State, step and batches to go on from: the newest good checkpoint's, or fresh ones."""
     abstract, schedule = program.abstract, BatchSchedule.of(program.config)
     batches = train_batches(samples, schedule, program.rows, program.num_micro, program.train_rows)
-    found = checkpointer.restore(abstract.params, dataclasses.replace(abstract, params={}))
+    found = checkpointer.restore(abstract.params, abstract.rest())
     if found is None:
         params = None
         if program.config.init_from:
@@ -394,7 +394,7 @@ def _start(
     )
     batches.set_state(meta["data"])
     best.set_state(meta.get("best", {}))
-    return dataclasses.replace(rest, params=params), step, batches
+    return TrainState(**(rest | {"params": params})), step, batches
 
 
 def _save(parts: _Parts, state: TrainState, step: int, rank: float | None) -> None:
@@ -405,5 +405,4 @@ def _save(parts: _Parts, state: TrainState, step: int, rank: float | None) -> No
         "config": dataclasses.asdict(parts.program.config),
         "corpus": parts.corpus.digest,
     }
-    rest = dataclasses.replace(state, params={})
-    parts.checkpointer.save(step, state.params, rest, meta, rank)
+    parts.checkpointer.save(step, state.params, state.rest(), meta, rank)

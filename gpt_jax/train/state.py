@@ -43,6 +43,14 @@ class TrainState:
     """Where a run learns from feedback (`train/feedback.py`): the trained parameters as they were
     at its start, and what the rewards of its batches were, float32, by names."""
 
+    def rest(self) -> dict[str, Any]:
+        """What is saved beside the parameters, by names.
+
+        Of feedback only what there is: checkpoints of other runs are what they were before it.
+        """
+        fields = {name: x for name, x in vars(self).items() if name != "feedback" or x}
+        return fields | {"params": {}}
+
 
 ALL = TuneConfig()
 """Everything is trained."""
