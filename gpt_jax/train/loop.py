@@ -358,6 +358,8 @@ def _check_best(config: Config, corpus: Corpus) -> None:
     names = ["val_loss", "val_perplexity", "val_bits_per_byte"]
     if config.feedback.method == "dpo":
         names = ["val_loss", "val_reward_margin", "val_preference_accuracy"]
+    if config.tune.classes:
+        names += ["val_class_loss", "val_accuracy"]
     if len(corpus.validation) > 1:
         names += [f"val_loss/{name}" for name in corpus.validation]
     best = config.train.best
