@@ -124,6 +124,9 @@ def draw_curves(
                 low, high = zip(*(wilson(share, count) for share in up), strict=True)
                 axes.fill_between(across, low, high, alpha=0.2, linewidth=0, **style)
         axes.set(xlabel=x_label, ylabel=label)
+        axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
+        if count:
+            axes.set_ylim(-0.02, 1.02)
         if len(runs) > 1:
             axes.legend()
 
@@ -168,8 +171,7 @@ def draw_points(axes: Axes, curves: Mapping[str, Sequence[Point]], label: str, x
             axes.set_xlim(min(seen) / 1.5, max(seen) * 1.5)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set(xlabel=x, ylabel=label)
-        if len(curves) > 1:
-            axes.legend(fontsize=7)
+        axes.legend(fontsize=7)
 
 
 def short_count(number: float) -> str:

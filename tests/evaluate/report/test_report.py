@@ -126,9 +126,13 @@ def test_the_plots_have_a_curve_for_each_run_and_the_sizes_beside_them(tmp_path)
 
 
 def test_versions_of_a_prompt_are_not_drawn_together(tmp_path):
-    page = report(tmp_path, evaluation("a", exam(version="1")), evaluation("b", exam(version="2")))
+    page = report(
+        tmp_path, evaluation("run a", exam(version="1")), evaluation("run b", exam(version="2"))
+    )
     assert "in versions 1, 2, whose scores do not compare" in page
-    assert page.count("<svg") == 2
+    plots = [Reader(f"<svg{part.partition('</svg>')[0]}") for part in page.split("<svg")[1:]]
+    drawn = [{"run a", "run b"} & set(plot.svg_texts) for plot in plots]
+    assert drawn == [{"run a"}, {"run b"}]
     assert report(tmp_path, evaluation("a", exam()), evaluation("b", exam())).count("<svg") == 1
 
 
