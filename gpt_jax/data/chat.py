@@ -11,7 +11,7 @@ r"""Conversations to text: one template for training, `gpt-jax chat` and the ser
     <|end|>
 
 The tokenizers of the GPT family have no tokens for this, so it is plain text, in lower case (GPT-1
-knows no other) and of marks that prose and code hardly ever hold. A reply ends where a line begins
+knows no other) and of marks that prose and code hardly ever hold. A reply ends where one begins,
 with "<|". Text cannot forge that: "<|" in a message becomes "<\|" (and "<\|" becomes "<\\|"), which
 `reply_of` takes back out of what a model wrote. Each mark stands between line ends and white space
 around a message is dropped, so that the tokens of a turn are the same whatever stands beside it.
@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 from gpt_jax.config import InputError, nearest, require
 
-STOP = ("\n<|",)
-"""Strings before which a reply ends."""
+STOP = ("\n<|", "<|")
+"""Strings before which a reply ends: the longer where both do at once, as in `TextRow`."""
 ROLES = ("system", "user", "assistant")
 NAMES = {role: role for role in ROLES} | {
     "developer": "system",

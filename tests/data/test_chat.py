@@ -14,6 +14,7 @@ from gpt_jax.data.chat import (
     reply_of,
     spans,
 )
+from gpt_jax.data.prompts import TextRow
 from gpt_jax.data.tokenizers import ByteTokenizer, train_sentencepiece
 
 TALK = [
@@ -112,6 +113,18 @@ def test_no_content_can_forge_a_turn(asked, said):
     written = text.split("<|assistant|>\n")[1]
     ends = min(written.index(stop) for stop in STOP)
     assert reply_of(written[:ends]) == said.strip()
+
+
+@pytest.mark.parametrize(
+    ("written", "reply"),
+    [("Yes.\n<|end|>\n", "Yes."), ("<|user|>\nAnd", ""), ("a <\\| b <|end|>", "a <\\| b ")],
+)
+def test_a_reply_ends_where_a_mark_begins(written, reply):
+    """On a line of its own, as it was learned; or anywhere, from a model that has not learned."""
+    row = TextRow(ByteTokenizer(), STOP)
+    found = "".join(row.push(token) for token in written.encode())
+    assert row.ended
+    assert found == reply
 
 
 @given(TEXTS, st.integers(1, 4))
