@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tfds_sets import ImdbReviews, prepared
 
 from gpt_jax.config import InputError
 from gpt_jax.data import tfds as reading
 from gpt_jax.data.tasks.benchmarks import BENCHMARKS, NORMALISED
 from gpt_jax.data.tasks.registry import find_task, task_names
-from tests.data.tfds_sets import ImdbReviews, prepared
 
 for room in reading.ROOMS[:-1]:
     importlib.import_module(f"tensorflow_datasets.{room}")
