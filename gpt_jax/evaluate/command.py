@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
         told = [result.as_dict(options.records) for result in results]
         told += [result.as_dict() for result in probed]
         write_json(options.json, as_json(options.run_folder, loaded, told))
-        print(f"\n{options.json} has all figures.")
+        print(f"{options.json} has all figures.")
 
 
 def _exams(options: argparse.Namespace) -> list[Exam]:
@@ -148,14 +149,17 @@ def print_tables(results: Sequence[Result], probed: Sequence[ProbeResult]) -> No
     """What is found with its intervals, and what else is to be said of it."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     if results:
-        console.print(as_table(results))
+        console.print(as_table(results), "")
     if probed:
-        console.print(probing.as_table(probed))
+        console.print(probing.as_table(probed), "")
     for result in results:
         for line in _remarks(result):
             print(f"{_title(result.exam)}: {line}")
-    for result in probed:
-        print(*probing.lines(result), sep="\n")
+    tasks = (result.exam.task.name for result in results if _unchecked(result))
+    if names := dict.fromkeys(tasks):
+        print(f"contamination {NOT_CHECKED}: {', '.join(names)}")
+    for line in itertools.chain.from_iterable(map(probing.lines, probed)):
+        print(line)
 
 
 def as_table(results: Sequence[Result]) -> Table:
@@ -202,6 +206,8 @@ def _remarks(result: Result) -> list[str]:
         )
     if result.contamination:
         lines.append(f"{result.contamination.line}.")
-    elif result.exam.task.kind != "text":
-        lines.append(f"contamination {NOT_CHECKED}.")
     return lines
+
+
+def _unchecked(result: Result) -> bool:
+    return not result.contamination and result.exam.task.kind != "text"

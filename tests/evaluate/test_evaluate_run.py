@@ -190,7 +190,7 @@ def test_the_command_writes_a_table_and_json(run, questions, tmp_path, capsys):
     said = capsys.readouterr().out
     for word in ("mine", "copying", "accuracy_per_token", "bits_per_byte", "95 % interval"):
         assert word in said
-    assert "contamination not checked" in said
+    assert "contamination not checked: mine, copying\n" in said
     found = json.loads(out.read_text())
     assert [(one["task"], one["examples"]) for one in found["results"]] == [
         ("mine", 2),
