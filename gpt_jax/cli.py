@@ -225,6 +225,7 @@ def _train_here(config: Config, options: argparse.Namespace, overrides: Sequence
     from gpt_jax.parallel import hosts
     from gpt_jax.train.checkpoint import best_step
     from gpt_jax.train.loop import Outcome, train
+    from gpt_jax.train.metrics import validation_in_words
     from gpt_jax.train.run import command, new_run_path
 
     hosts.require_agreement(lambda: {"--workdir": str(options.workdir)})
@@ -237,12 +238,11 @@ def _train_here(config: Config, options: argparse.Namespace, overrides: Sequence
             again = command([*words, *_host_words(options)])
             print(f"{outcome.stopped_by}: saved step {outcome.step}. To continue:\n  {again}")
             return
-        metrics, prompt = outcome.metrics, outcome.config.train.sample_prompt
+        prompt = outcome.config.train.sample_prompt
         same = "all held-out text" if outcome.config.train.eval_tokens else "the same text"
         gzip = outcome.gzip_bits_per_byte
         print(
-            f"\nvalidation loss {metrics['val_loss']:.4f}, perplexity "
-            f"{metrics['val_perplexity']:.2f}, {metrics['val_bits_per_byte']:.4f} bits per byte"
+            f"\n{validation_in_words(outcome.metrics)}"
             f"{f' (gzip -9 on {same}: {gzip:.4f})' if gzip else ''}\n",
             flush=True,
         )

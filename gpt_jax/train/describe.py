@@ -90,9 +90,11 @@ def _describe_samples(corpus: Corpus, samples: Source, config: Config) -> list[s
     indexes = [shards.index for shards in corpus.train.values()]
     number = sum(index.documents for index in indexes)
     held_out = sum(split.index.tokens for split in corpus.validation.values())
-    what = "prompts and targets" if config.data.supervised else "documents"
+    said = f"{number:,} documents"
+    if config.data.supervised:  # a prompt, its target and its rejected answer by turns
+        said = f"{number // (3 if config.data.rejected else 2):,} prompts with targets"
     text = (
-        f"text    {number:,} {what}, {sum(index.bytes for index in indexes) / 1e6:.1f} MB, "
+        f"text    {said}, {sum(index.bytes for index in indexes) / 1e6:.1f} MB, "
         f"{sum(index.tokens for index in indexes):,} tokens; {held_out:,} tokens held out"
     )
     if isinstance(samples, Questions):

@@ -108,6 +108,18 @@ def _parsed(line: str) -> Record | None:
         return None
 
 
+def validation_in_words(record: Record) -> str:
+    """What a validation says of the held-out text, whatever kind of run it is of."""
+    said = [f"validation loss {record['val_loss']:.4f}"]
+    if "val_perplexity" in record:
+        said.append(f"perplexity {record['val_perplexity']:.2f}")
+        said.append(f"{record['val_bits_per_byte']:.4f} bits per byte")
+    for name in ("accuracy", "preference_accuracy"):
+        if f"val_{name}" in record:
+            said.append(f"{name.replace('_', ' ')} {record[f'val_{name}']:.4f}")
+    return ", ".join(said)
+
+
 class Display:
     """Progress on the first host's terminal: a live bar, or plain lines where there is none.
 
@@ -195,15 +207,8 @@ class Display:
                 for name, value in record.items()
                 if name.startswith("val_loss/")
             ]
-            said = [f"validation loss {record['val_loss']:.4f}"]
-            if "val_perplexity" in record:
-                said.append(f"perplexity {record['val_perplexity']:.2f}")
-                said.append(f"{record['val_bits_per_byte']:.4f} bits per byte")
-            for name in ("accuracy", "preference_accuracy"):
-                if f"val_{name}" in record:
-                    said.append(f"{name.replace('_', ' ')} {record[f'val_{name}']:.4f}")
             self.say(
-                f"step {step:,}: {', '.join(said)}"
+                f"step {step:,}: {validation_in_words(record)}"
                 + (f" (loss of {', '.join(by_source)})" if by_source else "")
             )
             scores = [
