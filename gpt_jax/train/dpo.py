@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from gpt_jax.config import Config
+from gpt_jax.config import Config, require
 from gpt_jax.model.decoder import GPT
 from gpt_jax.parallel.sharding import replicated, rules
 from gpt_jax.train.loss import token_nats
@@ -82,10 +82,23 @@ def pair_sums(
 
 
 class PreferenceProgram(Program):
-    """`Program` of pairs."""
+    """`Program` of pairs.
+
+    Raises InputError where a batch or a micro-batch would end between the two rows of a pair.
+    """
 
     def __init__(self, config: Config, devices: Any = None) -> None:
         super().__init__(config, devices)
+        length = config.sequence_length
+        first = config.train.ramp_start_tokens // length
+        # A ramp grows in multiples of its first batch.
+        require(
+            self.rows % 2 == 0 and first % 2 == 0,
+            f"the two answers of a pair are in one micro-batch, and it has {self.rows} sequences, "
+            f"the first batch of the ramp {first}: make --train.batch-tokens and "
+            f"--train.ramp-start-tokens multiples of {2 * length}, and set "
+            "--train.device-batch-tokens to another number of sequences, or to 0.",
+        )
 
         def sums(state: TrainState, batch: Batch) -> dict[str, Array]:
             _, frozen = split(state.params, config.tune)

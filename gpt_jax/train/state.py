@@ -40,8 +40,9 @@ class TrainState:
     skipped_in_row: Array
     """How many of them were the last steps, () int32."""
     feedback: Any = dataclasses.field(default_factory=dict)
-    """Where a run learns from feedback (`train/feedback.py`): the trained parameters as they were
-    at its start, and what the rewards of its batches were, float32, by names."""
+    """Where a run learns from feedback (`train/dpo.py`, `train/reinforce.py`): the trained
+    parameters as they were at its start, and what the rewards of its batches were, float32, by
+    names."""
 
     def rest(self) -> dict[str, Any]:
         """What is saved beside the parameters, by names.
