@@ -7,7 +7,6 @@ that a user's reward runs in import it.
 
 from __future__ import annotations
 
-import math
 import numbers
 import os
 import re
@@ -26,6 +25,8 @@ BUILT_IN = ("exact", "match", "length", "tests", "continued_tests")
 Function = Callable[[str, str, dict], Any]
 LIMITS = Limits()
 """Of a program that is run against its tests."""
+LARGEST = 3.4e38
+"""Of rewards: what is learned from them is computed in float32."""
 STUCK_SECONDS = 10
 """Beyond its time, after which a process that does not come back is killed."""
 
@@ -140,9 +141,9 @@ def _called(function: Function, sample: Sample) -> Reward:
     """The value of a function, or why there is none."""
     try:
         value = function(sample.prompt, sample.completion, dict(sample.record))
-        if isinstance(value, numbers.Real) and math.isfinite(value):
+        if isinstance(value, numbers.Real) and abs(float(value)) <= LARGEST:
             return Reward(float(value))
-        return Reward(None, f"it gave {value!r:.60}, which is no finite number")
+        return Reward(None, f"it gave {value!r:.60}, which is no finite number of float32")
     except BaseException as error:  # what it raises is its own affair, not the run's
         if isinstance(error, KeyboardInterrupt):
             raise

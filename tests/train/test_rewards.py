@@ -65,6 +65,8 @@ def reward(prompt, completion, record):
         return math.nan
     if completion == "inf":
         return math.inf
+    if completion == "huge":
+        return 1e39
     if completion == "none":
         return None
     if completion == "text":
@@ -89,7 +91,20 @@ def reward(prompt, completion, record):
 
 def test_a_users_function_may_fail_in_any_way_and_takes_no_other_with_it(tmp_path):
     (tmp_path / "own.py").write_text(REWARD)
-    asked = ["a", "raise", "nan", "inf", "none", "text", "exit", "gone", "loop", "fork", "bb"]
+    asked = [
+        "a",
+        "raise",
+        "nan",
+        "inf",
+        "huge",
+        "none",
+        "text",
+        "exit",
+        "gone",
+        "loop",
+        "fork",
+        "bb",
+    ]
     found = values(f"python:{tmp_path}/own.py:reward", *asked, record={"more": 0.5}, prompt="12")
     assert [found[0], *found[-2:]] == [3.5, 6.5, 4.5]
     for failure, part in zip(
@@ -98,6 +113,7 @@ def test_a_users_function_may_fail_in_any_way_and_takes_no_other_with_it(tmp_pat
             "it raised KeyError: 'no such thing' (own.py, line 6)",
             "it gave nan, which is no finite number",
             "it gave inf",
+            "it gave 1e+39, which is no finite number of float32",
             "it gave None",
             "it gave '1'",
             "it raised SystemExit",
