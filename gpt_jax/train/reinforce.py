@@ -97,10 +97,10 @@ def reinforce_step(
         "ended": batch["ended"].mean(),
         "reward_failures": (~known_N).sum(),
     }
-    rows, any_known = jnp.int32(rewards_N.size), known_N.any()
-    kept = _remembered(state.feedback, worth_N.sum() / count, any_known)
+    rows, usable = jnp.int32(rewards_N.size), known_N.any() & jnp.isfinite(means["loss"])
+    kept = _remembered(state.feedback, -means["loss"], usable)
     state = dataclasses.replace(state, feedback=kept)
-    return updated(state, grads, rows, means, tx=tx, config=config, usable=any_known)
+    return updated(state, grads, rows, means, tx=tx, config=config, usable=usable)
 
 
 def advantages(worth_N: Array, known_N: Array, feedback: Any, config: Config) -> Array:
@@ -124,14 +124,14 @@ def advantages(worth_N: Array, known_N: Array, feedback: Any, config: Config) ->
     return jnp.where(usable_GI, worth_GI - baseline_GI, 0.0).reshape(-1)
 
 
-def _remembered(feedback: Any, mean: Array, any_known: Array) -> Any:
-    """With the mean of one more batch, unless nothing of it is known."""
+def _remembered(feedback: Any, mean: Array, usable: Array) -> Any:
+    """With the mean of one more batch, unless that is none: it would stay in all later ones."""
     first = feedback["batches"] == 0
     running = MEAN_DECAY * feedback["reward"] + (1 - MEAN_DECAY) * mean
     moved = jnp.where(first, mean, running)
     return feedback | {
-        "reward": jnp.where(any_known, moved, feedback["reward"]),
-        "batches": feedback["batches"] + any_known,
+        "reward": jnp.where(usable, moved, feedback["reward"]),
+        "batches": feedback["batches"] + usable,
     }
 
 
