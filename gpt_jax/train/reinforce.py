@@ -266,16 +266,17 @@ class ReinforceProgram(Program):
         found: list[Any] = [None] * len(samples)
         for host, rewards in enumerate(said):
             found[host::count] = [Reward(*reward) for reward in rewards]
-        for sample, reward in zip(samples, found, strict=True):
-            if reward.value is None:
-                self._tell(sample, reward)
+        failed = [i for i, reward in enumerate(found) if reward.value is None]
+        if failed:
+            self._tell(samples[failed[0]], found[failed[0]], len(failed) == len(found))
         return [np.nan if reward.value is None else reward.value for reward in found]
 
-    def _tell(self, sample: Sample, reward: Reward) -> None:
-        """Say once what goes wrong, and keep it for the error that may follow."""
+    def _tell(self, sample: Sample, reward: Reward, is_all: bool) -> None:
+        """Say once what goes wrong; where all do, keep it for the error that may follow."""
         name = self.config.feedback.reward
         said = f"of {sample.name}: {reward.failure}"
-        self.remedy = f"the reward has failed {said}"
+        if is_all:
+            self.remedy = f"the reward has failed {said}"
         if not self._told and hosts.is_first():
             log.warning(
                 "the reward %s has failed %s. Such samples are left out, and counted as "
