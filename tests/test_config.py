@@ -12,12 +12,14 @@ from gpt_jax.config import (
     CheckpointConfig,
     Config,
     DataConfig,
+    FeedbackConfig,
     InputError,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
     Share,
     TrainConfig,
+    TuneConfig,
     from_dict,
 )
 
@@ -161,6 +163,12 @@ def test_a_broken_rule_is_an_error_that_names_the_field(cls, fields, rule):
         cls(**fields)
 
 
+EXAMPLES = DataConfig(prompt="{a}", target="{b}")
+PAIRS = DataConfig(prompt="{a}", target="{b}", rejected="{c}")
+DPO = FeedbackConfig(method="dpo")
+REINFORCE = FeedbackConfig(method="reinforce", reward="length:9")
+
+
 @pytest.mark.parametrize(
     ("parts", "rule"),
     [
@@ -190,6 +198,34 @@ def test_a_broken_rule_is_an_error_that_names_the_field(cls, fields, rule):
                 "train": TrainConfig(total_tokens=9_999),
             },
             "warmup_tokens=10000 is more than the 9999 tokens of train.total_tokens",
+        ),
+        (
+            {"feedback": DPO},
+            "by feedback.method='dpo', .* data.rejected='' and the method is 'dpo'",
+        ),
+        (
+            {"data": PAIRS},
+            "by feedback.method='dpo', .* data.rejected='{c}' and the method is ''",
+        ),
+        (
+            {"data": PAIRS, "feedback": REINFORCE},
+            "by feedback.method='dpo', .* data.rejected='{c}' and the method is 'reinforce'",
+        ),
+        ({"feedback": REINFORCE}, "answers are drawn to data.prompt, and there is none"),
+        (
+            {
+                "data": replace(EXAMPLES, sequence_length=64),
+                "feedback": REINFORCE,
+            },
+            "feedback.max_new_tokens=64 leaves nothing of 64 tokens",
+        ),
+        (
+            {
+                "data": EXAMPLES,
+                "feedback": REINFORCE,
+                "tune": TuneConfig(classes=("a", "b")),
+            },
+            "a classifier is not learned from feedback",
         ),
     ],
 )
