@@ -98,15 +98,15 @@ class GPTJax(LM):
 
     def _settings(self, wishes: dict[str, Any]) -> tuple[tuple[str, ...], int, Sampling]:
         """Stop strings, tokens at most, and how they are drawn."""
-        wishes = normalize_gen_kwargs(wishes)
+        known: dict[str, Any] = dict(normalize_gen_kwargs(wishes))
         # Half of the context stays the prompt's, however much is asked for.
-        most = min(wishes["max_gen_toks"], self.language_model.config.context_length // 2)
+        most = min(known["max_gen_toks"], self.language_model.config.context_length // 2)
         how = Sampling(
-            temperature=wishes["temperature"] if wishes["do_sample"] else 0.0,
-            top_k=wishes.get("top_k", 0),
-            top_p=wishes.get("top_p", 1.0),
+            temperature=known["temperature"] if known["do_sample"] else 0.0,
+            top_k=known.get("top_k", 0),
+            top_p=known.get("top_p", 1.0),
         )
-        return tuple(wishes["until"]), most, how
+        return tuple(known["until"]), most, how
 
     @property
     def tokenizer_name(self) -> str:
