@@ -11,6 +11,7 @@ from gpt_jax.fields import require, require_positive, require_range, require_typ
 AttentionKind = Literal["dense", "banded"]
 AttentionKernel = Literal["auto", "xla", "splash", "cudnn"]
 Remat = Literal["none", "dots", "qkv_attention", "offload", "attention", "full"]
+Parametrisation = Literal["standard", "mup"]
 PositionEncoding = Literal["learned", "sinusoidal", "rotary_interleaved", "rotary_halves"]
 VOCAB_MULTIPLE = 128
 """The embedding table is padded to a multiple of this, the tile width of a TPU's matrix unit."""
@@ -68,6 +69,13 @@ class ModelConfig:
     tied_head: bool = True
     """The output layer is the embedding table, not a matrix of its own."""
     head_bias: bool = False
+    parametrisation: Parametrisation = "standard"
+    """How initial values, learning rates and multipliers follow from the width: not, or so that
+    the best learning rate is that of the base (mup; see model/parametrisation.py)."""
+    base_width: int = 0
+    """With mup, the embed_dim at which it is the standard parametrisation. 0: without mup."""
+    base_head_dim: int = 0
+    """With mup, the head dim there. 0: the same, as where wider models have more heads."""
     embedding_dropout: float = 0.0
     attention_dropout: float = 0.0
     """On attention probabilities; like its neighbours a rate, and only while training."""
@@ -114,6 +122,7 @@ class ModelConfig:
             "attention and MLP have no common input.",
         )
         self._check_positions()
+        self._check_parametrisation()
 
     def _check_positions(self) -> None:
         rotated = self.rotated_dim
@@ -137,6 +146,25 @@ class ModelConfig:
             encoding != "sinusoidal" or self.embed_dim % 2 == 0,
             f"sinusoidal positions need an even embed_dim, and it is {self.embed_dim}.",
         )
+
+    def _check_parametrisation(self) -> None:
+        mup, width, head = self.parametrisation == "mup", self.base_width, self.base_head_dim
+        require(
+            width > 0 if mup else width == 0,
+            "base_width is the width at which parametrisation='mup' is the standard one: positive "
+            f"with it and 0 without, and it is {width} with {self.parametrisation!r}: set "
+            "--model.base-width to the width at which the learning rate was found.",
+        )
+        require(
+            head >= 0 and (mup or head == 0),
+            "base_head_dim is a head dim of parametrisation='mup', 0 without it, and it is "
+            f"{head} with {self.parametrisation!r}.",
+        )
+
+    @property
+    def width_multiplier(self) -> float:
+        """Widths of the base in this one's; 1 where nothing follows from the width."""
+        return self.embed_dim / self.base_width if self.parametrisation == "mup" else 1.0
 
     @property
     def head_dim(self) -> int:
@@ -163,8 +191,15 @@ class ModelConfig:
     def architecture(self) -> ModelConfig:
         """The model without how it is run, and with what can be said in two ways said in one."""
         mlp_width, embedding_width = self.mlp_width, self.embedding_width
+        base_width, base_head_dim = self.base_width, self.base_head_dim
+        base_head_dim = 0 if base_head_dim == self.head_dim else base_head_dim
+        if base_width == self.embed_dim and not base_head_dim:
+            base_width = 0
         return dataclasses.replace(
             self,
+            parametrisation="mup" if base_width else "standard",
+            base_width=base_width,
+            base_head_dim=base_head_dim,
             attention_window=self.attention_window if "banded" in self.attention_pattern else 256,
             mlp_width=0 if mlp_width == 4 * self.embed_dim else mlp_width,
             embedding_width=0 if embedding_width == self.embed_dim else embedding_width,

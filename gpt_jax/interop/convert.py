@@ -26,6 +26,7 @@ from gpt_jax.interop.layout import Place, places
 from gpt_jax.interop.load import load_hf
 from gpt_jax.interop.tokenizer_files import write_tokenizer_files
 from gpt_jax.interop.weights import INDEX, SINGLE, cast, check_dtype
+from gpt_jax.model.parametrisation import merged, standard_form
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.paths import in_bucket
 from gpt_jax.train.checkpoint import Checkpointer
@@ -75,7 +76,7 @@ def export(
     shard_bytes: int = SHARD_BYTES,
     step: int | str | None = None,
 ) -> str:
-    """Write the parameters of a run, adapters merged, in the Hugging Face format.
+    """Write the parameters of a run, adapters and multipliers merged, in the Hugging Face format.
 
     config.json, model.safetensors (or several, with their index) and the tokenizer files, as
     transformers reads them. Returns the model_type.
@@ -92,14 +93,15 @@ def export(
     """
     check_dtype(dtype)
     config = read_config(run)
-    values = to_config_json(config.model)
+    model = standard_form(config.model)
+    values = to_config_json(model)
     with _new_folder(folder) as partial:
         tokenizer = load_tokenizer(run / "tokenizer")
-        params = load_model(run, config, _host_device(), step)
+        params = merged(config.model, load_model(run, config, _host_device(), step))
         kept = dtype or str(params["embedding"].dtype)
-        tensors = _tensors(values["model_type"], config.model, params)
+        tensors = _tensors(values["model_type"], model, params)
         _write_weights(partial, tensors, jnp.dtype(kept), shard_bytes)
-        write_tokenizer_files(tokenizer, partial, config.model.context_length)
+        write_tokenizer_files(tokenizer, partial, model.context_length)
         write_json(
             partial / "config.json", values | _of_tokenizer(tokenizer) | {"torch_dtype": kept}
         )

@@ -17,8 +17,9 @@ from flax.linen import spmd
 from jax import Array
 
 from gpt_jax.config import ModelConfig, require
+from gpt_jax.model.axes import constrain
 from gpt_jax.model.cache import CacheApart, KVCache
-from gpt_jax.model.decoder import GPT, constrain, layers_apart
+from gpt_jax.model.decoder import GPT, layers_apart
 from gpt_jax.model.sampling import Sampling, sample
 
 BUCKET = 32

@@ -15,20 +15,22 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import spmd
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from gpt_jax.config import AttentionKind, ModelConfig, Remat, require
 from gpt_jax.model.attention import MASKED
+from gpt_jax.model.axes import constrain, named, normal, zeros
 from gpt_jax.model.cache import CacheApart, KeysAndValues, KVCache, LayerCache
 from gpt_jax.model.context_parallel import attend_over_mesh
 from gpt_jax.model.dropout import drop, folded, row_keys
+from gpt_jax.model.parametrisation import (
+    attention_scale,
+    embedding_multiplier,
+    output_multiplier,
+)
 from gpt_jax.model.pipeline import Load, Pipe, pipe_of_mesh, run_in_stages
 from gpt_jax.model.positions import Rotation, frequencies, rotate, rotation, sinusoids
-
-INIT_STD = 0.02
-POSITION_INIT_STD = 0.01
 
 ACTIVATIONS = {
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
@@ -36,29 +38,6 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
-
-
-def axes(letters: str) -> tuple[str | None, ...]:
-    """One logical axis per letter, a dot where there is none: D.NH is ("D", None, "N", "H")."""
-    return tuple(None if letter == "." else letter for letter in letters)
-
-
-def constrain(x: Array, letters: str) -> Array:
-    """Lay `x` out over the mesh as its axes say; does nothing where there is no mesh."""
-    return spmd.with_logical_constraint(x, axes(letters))
-
-
-def named(init: Any, letters: str) -> Any:
-    """The initialiser, with the axes of what it makes attached for `parallel/sharding.py`."""
-    return nn.with_logical_partitioning(init, axes(letters))
-
-
-def normal(std: float, letters: str) -> Any:
-    return named(nn.initializers.normal(std), letters)
-
-
-def zeros(letters: str) -> Any:
-    return named(nn.initializers.zeros, letters)
 
 
 class Norm(nn.Module):
@@ -118,17 +97,15 @@ class Attention(nn.Module):
             v_BSNH,
             # Parameters do not depend on it, and are drawn with a token or two.
             kernel="xla" if self.is_initializing() else c.attention,
-            scale=c.head_dim**-0.5 if c.scale_attention else 1.0,
+            scale=attention_scale(c),
             window=c.attention_window if self.kind == "banded" else None,
             start=start,
             segment_ids=segments,
             dropout_rate=c.attention_dropout,
             dropout_keys_B=keys_B if c.attention_dropout > 0 else None,
         )
-        # GPT-2 scales what is added to the residual stream by 1/sqrt(number of residual layers).
-        out_init = normal(INIT_STD / (2 * c.num_layers) ** 0.5, "NHD")
         shape = (c.num_heads, c.head_dim, c.embed_dim)
-        out_NHD = self.param("out", out_init, shape).astype(c.dtype)
+        out_NHD = self.param("out", normal(c, "out", "NHD"), shape).astype(c.dtype)
         y_BTD = jnp.einsum("BTNH,NHD->BTD", constrain(y_BTNH, "BTNH"), out_NHD)
         if c.out_bias:
             y_BTD += self.param("out_bias", zeros("D"), (c.embed_dim,)).astype(c.dtype)
@@ -137,7 +114,7 @@ class Attention(nn.Module):
     def _queries_keys_values(self, x_BTD: Array) -> list[Array]:
         c = self.config
         n, h, d = c.num_heads, c.head_dim, c.embed_dim
-        qkv_D3NH = self.param("qkv", normal(INIT_STD, "D.NH"), (d, 3, n, h)).astype(c.dtype)
+        qkv_D3NH = self.param("qkv", normal(c, "qkv", "D.NH"), (d, 3, n, h)).astype(c.dtype)
         if x_BTD.shape[1] == 1:
             # A single token costs the reading of the matrix: slices would be copies of it.
             together_BT3NH = jnp.einsum("BTD,DCNH->BTCNH", x_BTD, qkv_D3NH)
@@ -158,13 +135,12 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
         c, d, f = self.config, self.config.embed_dim, self.config.mlp_dim
-        up_DF = self.param("up", normal(INIT_STD, "DF"), (d, f)).astype(c.dtype)
+        up_DF = self.param("up", normal(c, "up", "DF"), (d, f)).astype(c.dtype)
         h_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, up_DF)
         if c.mlp_bias:
             h_BTF += self.param("up_bias", zeros("F"), (f,)).astype(c.dtype)
         h_BTF = ACTIVATIONS[c.activation](constrain(h_BTF, "BTF"))
-        down_init = normal(INIT_STD / (2 * c.num_layers) ** 0.5, "FD")
-        down_FD = self.param("down", down_init, (f, d)).astype(c.dtype)
+        down_FD = self.param("down", normal(c, "down", "FD"), (f, d)).astype(c.dtype)
         y_BTD = jnp.einsum("BTF,FD->BTD", h_BTF, down_FD)
         if c.mlp_bias:
             y_BTD += self.param("down_bias", zeros("D"), (d,)).astype(c.dtype)
@@ -290,13 +266,17 @@ class GPT(nn.Module):
         c = self.config
         periods = c.num_layers // len(c.attention_pattern)
         vocab, token, width = c.padded_vocab_size, c.token_dim, c.embed_dim
-        self.embedding_VE = self.param("embedding", normal(INIT_STD, "VE"), (vocab, token))
+
+        def matrix(name: str, letters: str, *shape: int) -> Array:
+            return self.param(name, normal(c, name, letters), shape)
+
+        self.embedding_VE = matrix("embedding", "VE", vocab, token)
         if c.position_encoding == "learned":
-            shape = (c.position_offset + c.context_length, width)
-            self.positions_TD = self.param("positions", normal(POSITION_INIT_STD, ".D"), shape)
+            places = c.position_offset + c.context_length
+            self.positions_TD = matrix("positions", ".D", places, width)
         if token != width:
-            self.project_in_ED = self.param("project_in", normal(INIT_STD, ".D"), (token, width))
-            self.project_out_DE = self.param("project_out", normal(INIT_STD, "D."), (width, token))
+            self.project_in_ED = matrix("project_in", ".D", token, width)
+            self.project_out_DE = matrix("project_out", "D.", width, token)
         self.layers = nn.scan(
             Period,
             variable_axes={"params": 0, "intermediates": 0},
@@ -309,7 +289,7 @@ class GPT(nn.Module):
         if c.final_norm:
             self.norm_final = Norm(c)
         if not c.tied_head:
-            self.head_VE = self.param("head", normal(INIT_STD, "VE"), (vocab, token))
+            self.head_VE = matrix("head", "VE", vocab, token)
         if c.head_bias:
             self.head_bias_V = self.param("head_bias", zeros("V"), (vocab,))
         self.dropout = nn.Dropout(c.embedding_dropout, deterministic=not self.train)
@@ -441,7 +421,7 @@ class GPT(nn.Module):
         if c.token_dim != c.embed_dim:
             x_BTD = jnp.einsum("BTE,ED->BTD", x_BTE, self.project_in_ED.astype(c.dtype))
         if c.scale_embedding:
-            x_BTD = x_BTD * c.embed_dim**0.5
+            x_BTD = x_BTD * embedding_multiplier(c)
         if c.rotated_dim:
             return x_BTD
         if c.position_encoding == "sinusoidal":
@@ -491,6 +471,8 @@ def unembed(config: ModelConfig, head: dict[str, Array], x_BTD: Array) -> Array:
         x_BTE = jnp.einsum("BTD,DE->BTE", x_BTD, head["project_out"].astype(c.dtype))
     table_VE = constrain(head["embedding" if c.tied_head else "head"].astype(c.dtype), "V.")
     logits_BTV = jnp.einsum("BTE,VE->BTV", x_BTE, table_VE, preferred_element_type=jnp.float32)
+    if (multiplier := output_multiplier(c)) != 1:
+        logits_BTV *= multiplier
     if "head_bias" in head:
         logits_BTV += head["head_bias"].astype(jnp.float32)
     if c.vocab_size < c.padded_vocab_size:

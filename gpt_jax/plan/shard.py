@@ -61,7 +61,7 @@ def layout(config: Config, devices: int) -> Layout:
     )
     shape = mesh_shape(config.mesh, devices)
     mesh: Any = AbstractMesh(tuple(shape.values()), tuple(shape))
-    model, tx = GPT(config.model), make_optimizer(config.optimizer)
+    model, tx = GPT(config.model), make_optimizer(config.optimizer, config.model)
     state = abstract_state(model, tx, mesh, config.tune)
     rows = tuple(_row(name, leaf) for name, leaf in named_leaves(state.params).items())
     trained, _ = split(state.params, config.tune)

@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gpt_jax.config import TuneConfig
+from gpt_jax.config import ModelConfig, TuneConfig
+from gpt_jax.model.parametrisation import init_std
 from gpt_jax.train.tune import CLASSIFIER
-
-INIT_STD = 0.02
 
 
 @flax.struct.dataclass
@@ -33,18 +32,17 @@ class ClassSums:
     examples: Array
 
 
-def with_classifier(params: Any, key: Array, tune: TuneConfig) -> Any:
+def with_classifier(params: Any, key: Array, tune: TuneConfig, model: ModelConfig) -> Any:
     """`params` with a layer for `tune.classes`: weights (D, C) drawn as the paper's, biases zero.
 
     Where `params` are boxed with their logical axes, so is the layer.
     """
     if not tune.classes:
         return params
-    embedding = params["layers"]["0"]["norm_attention"]["bias"]
-    boxed = isinstance(embedding, nn.LogicallyPartitioned)
-    width = (embedding.value if boxed else embedding).shape[-1]
+    boxed = isinstance(params["embedding"], nn.LogicallyPartitioned)
     key = jax.random.fold_in(key, len(tune.classes))
-    weights_DC = INIT_STD * jax.random.normal(key, (width, len(tune.classes)))
+    shape = (model.embed_dim, len(tune.classes))
+    weights_DC = init_std(model, "weights") * jax.random.normal(key, shape)
     biases_C = jnp.zeros(len(tune.classes))
     layer: dict[str, Any] = {"weights": weights_DC, "biases": biases_C}
     if boxed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +12,8 @@ import optax
 from jax import Array
 from optax.contrib import MuonDimensionNumbers
 
-from gpt_jax.config import Config, OptimizerConfig
+from gpt_jax.config import Config, ModelConfig, OptimizerConfig
+from gpt_jax.model.parametrisation import rate_multiplier
 
 DECAYED = ("embedding", "head", "project_in", "project_out", "qkv", "out", "up", "down", "weights")
 """Parameters under weight decay, by name: the matrices. Biases, norms and positions are not. Of
@@ -51,17 +54,23 @@ def learning_rate(config: Config, samples: Array) -> Array:
     return o.learning_rate * jnp.where(tokens < warmup, rising, cosine)
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, model: ModelConfig) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW or Muon, at a learning rate of 1: the step multiplies it in.
 
     With Muon, what is no matrix of a layer goes through Adam, with Nesterov's momentum (Optax
     gives both halves the same) and without weight decay.
+
+    With `model.parametrisation` mup the learning rate of each matrix follows from the width
+    (`model/parametrisation.py`). Decay does not: a step takes the same share, learning rate x
+    weight decay, of every decayed matrix at every width, as the paper's own package has it
+    (github.com/microsoft/mup, MuAdam); multiplied with the rest it would fade as the width grows.
     """
-    o = config
+    o, by_width = config, model.width_multiplier != 1
+    decay = 0.0 if by_width else o.weight_decay
     if o.name == "muon":
         update = optax.contrib.muon(
             learning_rate=1.0,
-            weight_decay=o.weight_decay,
+            weight_decay=decay,
             adam_b1=o.b1,
             adam_b2=o.b2,
             eps=o.eps,
@@ -69,15 +78,31 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
             consistent_rms=MUON_RMS,
         )
     else:
-        update = optax.adamw(
-            1.0, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay, mask=decay_mask
-        )
-    return optax.chain(optax.clip_by_global_norm(o.clip_norm), update)
+        update = optax.adamw(1.0, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=decay, mask=decay_mask)
+    steps = [optax.clip_by_global_norm(o.clip_norm), update]
+    if by_width:
+        mask = _muon_mask if o.name == "muon" else decay_mask
+        multipliers = partial(rate_multiplier, model, o.name)
+        steps += [_multiplied(multipliers), optax.add_decayed_weights(-o.weight_decay, mask)]
+    return optax.chain(*steps)
+
+
+def _multiplied(of_name: Callable[[str], float]) -> optax.GradientTransformation:
+    """Updates times what each parameter's name says."""
+
+    def update(updates: Any, _: Any = None) -> Any:
+        return jax.tree.map(lambda u, by: u * by, updates, _by_name(updates, of_name))
+
+    return optax.stateless(update)
 
 
 def decay_mask(params: Any) -> Any:
     """A tree of bools like `params`: True where weight decay applies."""
     return _by_name(params, lambda name: name in DECAYED + ADAPTERS)
+
+
+def _muon_mask(params: Any) -> Any:
+    return _by_name(params, lambda name: name in MUON_DIMENSIONS)
 
 
 def _muon_dimensions(params: Any) -> Any:

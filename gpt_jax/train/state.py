@@ -65,12 +65,12 @@ def boxed_params(model: ModelConfig, tune: TuneConfig = ALL) -> Any:
 def init_params(key: Array, model: GPT, tune: TuneConfig, shape: tuple[int, int] = (1, 1)) -> Any:
     """Fresh parameters, boxed with their axes; `shape`: of tokens to trace with."""
     params = model.init(key, jnp.zeros(shape, jnp.int32))["params"]
-    return _with_more(params, key, tune)
+    return _with_more(params, key, tune, model.config)
 
 
-def _with_more(params: Any, key: Array, tune: TuneConfig) -> Any:
+def _with_more(params: Any, key: Array, tune: TuneConfig, model: ModelConfig) -> Any:
     """Plain parameters with the adapters and the classifier that `tune` asks for."""
-    return with_classifier(with_adapters(params, key, tune), key, tune)
+    return with_classifier(with_adapters(params, key, tune), key, tune, model)
 
 
 def init_state(
@@ -136,7 +136,7 @@ def create_state(
 
     def take(key: Array, params: Any) -> TrainState:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-        return init_state(_with_more(params, key, tune), tx, tune, feedback)
+        return init_state(_with_more(params, key, tune, model.config), tx, tune, feedback)
 
     key = jax.random.key(seed)
     with jax.set_mesh(mesh), rules():

@@ -189,7 +189,7 @@ class Program:
             segmented=config.data.segmented,
         )
         self.model = GPT(dataclasses.replace(config.model, attention=self.attention.kernel))
-        self.tx = make_optimizer(config.optimizer)
+        self.tx = make_optimizer(config.optimizer, config.model)
         self.abstract = abstract_state(
             self.model, self.tx, self.mesh, config.tune, bool(config.feedback.method)
         )

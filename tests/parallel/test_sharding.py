@@ -17,7 +17,7 @@ MODEL = ModelConfig(vocab_size=100, context_length=8, num_layers=2, embed_dim=16
 
 
 def abstract(mesh, config=MODEL, optimizer="adamw"):
-    tx = make_optimizer(OptimizerConfig(name=optimizer))
+    tx = make_optimizer(OptimizerConfig(name=optimizer), MODEL)
     return abstract_state(GPT(config), tx, make_mesh(MeshConfig(*mesh)))
 
 
@@ -122,7 +122,7 @@ def test_a_mesh_of_other_axes_is_refused():
     with pytest.raises(
         InputError, match=r"must have the axes slice, pipeline, data, .* has x: make"
     ):
-        abstract_state(GPT(MODEL), make_optimizer(OptimizerConfig()), other)
+        abstract_state(GPT(MODEL), make_optimizer(OptimizerConfig(), MODEL), other)
 
 
 def test_the_rows_of_a_batch_are_split_and_its_micro_batches_are_not():

@@ -74,7 +74,7 @@ def batch():
 def test_the_loss_is_numpys():
     """Of every example once, rows of weight 0 left out; by the formula, in float64."""
     rows, number = batch()
-    params = with_classifier(random_params(MODEL), jax.random.key(1), TUNE)
+    params = with_classifier(random_params(MODEL), jax.random.key(1), TUNE, MODEL)
     layer = {name: np.asarray(x, np.float64) for name, x in params["classifier"].items()}
     layer["biases"] += [0.1, -0.2, 0.3]
     plain = effective(params, config())
@@ -119,12 +119,12 @@ def test_the_layer_lies_beside_the_model():
     assert boxed["classifier"]["weights"].names == ("D", None)
     trained, _ = split(nn.unbox(boxed), tune)
     assert {*trained} == {"adapters", "classifier"}
-    wide = {"layers": {"0": {"norm_attention": {"bias": jnp.zeros((1, 4096))}}}}
-    drawn = with_classifier(wide, jax.random.key(0), TUNE)["classifier"]
+    wide, model = {"embedding": jnp.zeros((1, 4096))}, ModelConfig(embed_dim=4096)
+    drawn = with_classifier(wide, jax.random.key(0), TUNE, model)["classifier"]
     assert float(drawn["weights"].std()) == pytest.approx(0.02, rel=0.05)
     assert not drawn["biases"].any()
-    assert {*effective(drawn | wide | {"classifier": drawn}, config())} >= {"layers"}
-    assert with_classifier(wide, jax.random.key(0), TuneConfig()) is wide
+    assert {*effective(drawn | wide | {"classifier": drawn}, config())} >= {"embedding"}
+    assert with_classifier(wide, jax.random.key(0), TuneConfig(), model) is wide
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_two_steps_of_adamw_are_numpy_s(params):
     The update is at a learning rate of 1: the step multiplies its own in.
     """
     config = OptimizerConfig(b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.3, clip_norm=1.0)
-    tx = make_optimizer(config)
+    tx = make_optimizer(config, MODEL)
     gradients = [moved(jax.tree.map(np.zeros_like, params), seed=seed) for seed in (1, 2)]
     # The second is small enough to stay as it is.
     gradients[1] = jax.tree.map(lambda g: 1e-3 * g, gradients[1])
@@ -136,7 +136,7 @@ def muon(params):
         else:
             stacked = np.stack(made).reshape(layer[room][name].shape)
         layer[room][name] = stacked.astype("float32")
-    tx = make_optimizer(OptimizerConfig(name="muon", weight_decay=0.1))
+    tx = make_optimizer(OptimizerConfig(name="muon", weight_decay=0.1), MODEL)
     updates, _ = jax.jit(tx.update)(gradients, tx.init(params), params)
     return gradients, updates, polar
 
@@ -176,3 +176,31 @@ def test_muon_leaves_all_else_to_adam_without_decay(muon):
             seen += 1
             np.testing.assert_allclose(update / (1 + 0.9 / 1.9), -np.sign(gradient), atol=1e-2)
     assert seen == 12
+
+
+# --------------------------------------------------------------------------------------- muP
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_width_multiplies_updates_and_not_the_decay(params, name):
+    """At four widths of the base: the update without decay times the table's rate of its name
+    (1/4 of hidden matrices by Adam, 1/2 by Muon, 1 of all else), and the decay as it is.
+    """
+    mup = dataclasses.replace(MODEL, parametrisation="mup", base_width=2)
+    gradients = moved(jax.tree.map(np.zeros_like, params), seed=1)
+
+    def updates(model, weight_decay):
+        tx = make_optimizer(OptimizerConfig(name=name, weight_decay=weight_decay), model)
+        found, _ = jax.jit(tx.update)(gradients, tx.init(params), params)
+        leaves = jax.tree_util.tree_leaves_with_path(found)
+        return {
+            jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in leaves
+        }
+
+    found, plain, decayed = updates(mup, 0.3), updates(MODEL, 0.0), updates(MODEL, 0.3)
+    hidden = {"qkv", "out", "up", "down"}
+    for path, update in found.items():
+        by = {"adamw": 1 / 4, "muon": 1 / 2}[name] if path.split("/")[-1] in hidden else 1
+        decay = decayed[path] - plain[path]
+        np.testing.assert_allclose(update, by * plain[path] + decay, rtol=1e-4, atol=1e-6)
+    assert len(found) == 16

@@ -20,6 +20,7 @@ from jax import Array
 from gpt_jax.config import ModelConfig
 from gpt_jax.model.attention import MASKED, visible
 from gpt_jax.model.decoder import GPT
+from gpt_jax.model.parametrisation import attention_scale
 
 
 @flax.struct.dataclass
@@ -63,7 +64,7 @@ def probabilities(config: ModelConfig, slot: int, q_BTNH: Array, k_BTNH: Array) 
     banded = config.attention_pattern[slot] == "banded"
     place_T = jnp.arange(q_BTNH.shape[1])
     seen_TS = visible(place_T, place_T, config.attention_window if banded else None)
-    scale = config.head_dim**-0.5 if config.scale_attention else 1.0
+    scale = attention_scale(config)
     scores_BNTS = jnp.einsum(
         "BTNH,BSNH->BNTS", q_BTNH * scale, k_BTNH, preferred_element_type=jnp.float32
     )
