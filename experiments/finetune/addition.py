@@ -6,7 +6,7 @@ r"""Two-digit addition by full fine-tuning, from a model that has read sums in o
 The question is the paper's, "Q: What is 98 plus 45?\n\nA:", and the 8,000 problems that are learned
 are none of the test's, whose exact match the run tells as addition_2/exact_match.
 
-Two CPU cores, 20 minutes beside much other work: 1,980 of the 1,981 questions of the test are
+Two CPU cores, 4 minutes beside other work: 1,980 of the 1,981 questions of the test are
 answered (gpt-jax evaluate runs/addition --tasks addition_2). notebooks/fine_tuning.ipynb has the
 curves.
 """

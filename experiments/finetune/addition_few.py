@@ -3,7 +3,7 @@
 gpt-jax train experiments/stdlib_arithmetic.py --workdir runs/stdlib_arithmetic
 gpt-jax train experiments/finetune/addition_few.py --workdir runs/addition_few
 
-Two CPU cores, 14 minutes beside much other work: 0.71 of the test's questions are answered.
+Two CPU cores, 3 minutes beside other work: 0.68 of the test's questions are answered.
 addition_reinforce.py goes on from there.
 """
 

@@ -3,7 +3,7 @@
 gpt-jax train experiments/stdlib_arithmetic.py --workdir runs/stdlib_arithmetic
 gpt-jax train experiments/finetune/addition_lora.py --workdir runs/addition_lora
 
-131,072 parameters are trained, of 826,240 in the model. Two CPU cores, 14 minutes beside much other
+131,072 parameters are trained, of 826,240 in the model. Two CPU cores, 7 minutes beside other
 work: 1,980 of the 1,981 questions of the test are answered, as by full fine-tuning.
 """
 

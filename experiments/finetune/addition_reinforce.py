@@ -5,9 +5,9 @@
     gpt-jax train experiments/finetune/addition_reinforce.py --workdir runs/addition_reinforce
 
 No answer is shown: the model writes its own to the problems that addition.py learns, and is told
-which are right. Two CPU cores, 9 minutes beside much other work: of the test's 1,981 questions,
-none of which it ever met, 0.884 are answered [0.869, 0.898], where supervised training ended at
-0.711 [0.692, 0.731].
+which are right. Two CPU cores, 4 minutes beside other work: of the test's 1,981 questions,
+none of which it ever met, 0.884 are answered [0.871, 0.899], where supervised training ended at
+0.681 [0.658, 0.701].
 """
 
 import dataclasses
