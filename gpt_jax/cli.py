@@ -357,6 +357,7 @@ def _bench(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     platform.configure()
     config = load_experiment(options.experiment, overrides, "bench", _open_foreign)
+    _require_plain_step(config)
     from gpt_jax.bench import as_table, measure
 
     figures = measure(config)
@@ -397,9 +398,21 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     experiments = [
         (path, load_experiment(path, overrides, "plan", _open_foreign)) for path in paths
     ]
+    for _, config in experiments:
+        _require_plain_step(config)
     from gpt_jax.plan.command import run
 
     run(options, experiments, overrides)
+
+
+def _require_plain_step(config: Config) -> None:
+    """InputError where the training step is not the one that bench and plan know."""
+    require(
+        not config.feedback.method,
+        "what is measured and planned is the step of training on text and examples, and that of "
+        f"feedback.method={config.feedback.method!r} holds another model, or draws answers: ask "
+        "for the experiment that it begins from.",
+    )
 
 
 def _launch(options: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -331,3 +331,19 @@ def test_a_model_larger_than_a_device_ends_its_training_without_a_sample(
     )
     assert (status, err) == (0, "")
     assert "(no sample: a model writes text on one device, and this one takes" in out
+
+
+@pytest.mark.parametrize("words", [["bench"], ["plan", "--target", "v5e-4", "--no-compile"]])
+def test_a_step_of_another_kind_is_neither_measured_nor_planned(said, words, tmp_path):
+    """That of training on text would be taken for it."""
+    path = tmp_path / "rewarded.py"
+    path.write_text(
+        "from gpt_jax.config import Config, DataConfig, FeedbackConfig\n"
+        "def get_config():\n"
+        "    feedback = FeedbackConfig(method='reinforce', reward='length:3')\n"
+        "    data = DataConfig(prompt='{q}', target='{a}')\n"
+        "    return Config(name='rewarded', data=data, feedback=feedback)\n"
+    )
+    status, _, err = said(words[0], path, *words[1:])
+    assert status == 1
+    assert "feedback.method='reinforce' holds another model" in paragraph(err)
