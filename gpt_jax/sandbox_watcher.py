@@ -185,7 +185,9 @@ def _be_program(job: dict[str, Any], to_report: int, to_errors: int) -> None:
     sys.modules["__main__"], sys.argv = module, ["program.py"]
     status, message = "passed", ""
     try:
-        exec(compile(program, "program.py", "exec"), vars(module))
+        # Not with the __future__ of this file: annotations of the program are evaluated.
+        code = compile(program, "program.py", "exec", dont_inherit=True)
+        exec(code, vars(module))
     except MemoryError:
         status, message = "memory", "MemoryError"
     except BaseException as error:

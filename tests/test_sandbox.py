@@ -37,6 +37,8 @@ ENDS = {
     "import os\nos.write(2, b'so: passed\\n')\nos._exit(0)": ("failed", "so: passed"),
     "import os\nos.write(3, b'passed')\nos._exit(0)": ("failed", "it exited"),
     "raise KeyboardInterrupt": ("failed", "KeyboardInterrupt"),
+    # An annotation is code too.
+    "def f(x: List[int]): pass": ("failed", "NameError: name 'List' is not defined"),
     # A copy that comes to the end does not stand for the one that fails.
     "import os, time\nif os.fork():\n    time.sleep(0.2)\n    assert False": (
         "failed",
