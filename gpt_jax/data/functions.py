@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,10 +70,12 @@ def _imported(where: str) -> ModuleType:
     try:
         if not where.endswith(".py"):
             return importlib.import_module(where)
-        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        # By its path, which is the name of no other module.
+        spec = importlib.util.spec_from_file_location(where, where)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[where] = module  # dataclasses and pickle look it up
         spec.loader.exec_module(module)
     except Exception as error:
         raise InputError(

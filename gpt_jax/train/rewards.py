@@ -98,8 +98,13 @@ class Rewards:
         while len(found) < len(samples):
             left = [index for index in range(len(samples)) if index not in found]
             left = left[:1] if one_by_one else left
-            futures = {self._started().submit(_in_worker, samples[i]): i for i in left}
-            pending, failure = set(futures), ""
+            futures, failure = {}, ""
+            try:
+                for index in left:
+                    futures[self._started().submit(_in_worker, samples[index])] = index
+            except BrokenExecutor:  # by one that was sent before the last was
+                failure = "it ended its process"
+            pending = set(futures)
             while pending and not failure:
                 limit = self._seconds + STUCK_SECONDS
                 done, pending = wait(pending, limit, return_when=FIRST_COMPLETED)
@@ -109,6 +114,9 @@ class Rewards:
                         found[futures[future]] = future.result()
                     except BrokenExecutor:
                         failure = "it ended its process"
+                    except (Exception, _TooLong) as error:  # such as what cannot be pickled
+                        said = f"it raised {type(error).__name__}: {error}"
+                        found[futures[future]] = Reward(None, said)
             if failure:
                 # Which of them it was is known only of one alone.
                 self._kill()

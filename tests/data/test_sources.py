@@ -372,3 +372,17 @@ def test_what_the_text_is_known_by_without_reading_it(tmp_path, monkeypatch):
     assert known(path) not in (None, first)
     (tmp_path / "x.py").write_text("def found(): yield 'x'")
     assert known(path, f"python:{tmp_path}/x.py:found") is None
+
+
+def test_a_function_s_file_is_a_module_like_any_other(tmp_path):
+    """dataclasses look up annotations that are text in the module of the class, by its name."""
+    (tmp_path / "x.py").write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses\n"
+        "@dataclasses.dataclass\n"
+        "class Row:\n"
+        "    text: str\n"
+        "def found():\n"
+        "    yield dataclasses.asdict(Row('a'))\n"
+    )
+    assert [one.text for one in read(f"python:{tmp_path}/x.py:found")] == ["a"]

@@ -1,11 +1,14 @@
 """Rewards by hand-written tables, and what becomes of those that fail."""
 
+import multiprocessing
+import time
+
 import pytest
 
 from gpt_jax.config import FeedbackConfig, InputError
 from gpt_jax.sandbox import Limits
 from gpt_jax.train import rewards
-from gpt_jax.train.rewards import Rewards, Sample
+from gpt_jax.train.rewards import Reward, Rewards, Sample
 
 
 def values(name: str, *completions: str, record: dict | None = None, prompt: str = "") -> list:
@@ -123,6 +126,24 @@ def test_a_users_function_may_fail_in_any_way_and_takes_no_other_with_it(tmp_pat
         strict=True,
     ):
         assert failure.startswith(part)
+
+
+def test_what_cannot_be_asked_and_a_process_that_is_gone_take_no_run_with_them(tmp_path):
+    """A record that cannot be pickled; and processes that died before the next batch is sent."""
+    (tmp_path / "own.py").write_text(REWARD)
+    rewards = Rewards(f"python:{tmp_path}/own.py:reward", 1.0)
+    try:
+        good, bad = ({"more": 0.5}, {"more": lambda: 1})
+        one, other = rewards.of([Sample("r", "", "a", record) for record in (good, bad)])
+        assert one.value == 1.5
+        assert "pickle" in other.failure
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        time.sleep(0.5)  # now the pool knows
+        assert rewards.of([Sample("r", "", "bb", good)]) == [Reward(2.5)]
+    finally:
+        rewards.close()
 
 
 def test_there_must_be_such_a_reward(tmp_path):
