@@ -10,7 +10,7 @@ from gpt_jax.evaluate.report.read import Score
 from gpt_jax.plots import Point, as_svg, draw_points, figure, short_count
 
 K = TypeVar("K", bound=Hashable)
-Labels = Mapping[tuple[str, str, int], str]
+Labels = Mapping[tuple[str, str, int | None], str]
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em;
@@ -40,14 +40,14 @@ def page(scores: Sequence[Score], files: Sequence[str]) -> str:
     )
 
 
-def run_labels(scores: Iterable[Score]) -> dict[tuple[str, str, int], str]:
+def run_labels(scores: Iterable[Score]) -> dict[tuple[str, str, int | None], str]:
     """What each run is called: its name, with what tells it from another of that name."""
     runs = {score.origin: score for score in scores}
     labels = {}
     for origin, score in runs.items():
         same = [other for other in runs.values() if other.run == score.run]
         parts = [score.run]
-        if len({other.step for other in same}) > 1:
+        if len({other.step for other in same}) > 1 and score.step is not None:
             parts.append(f"step {score.step:,}")
         if len({(other.step, other.file) for other in same}) > len({o.step for o in same}):
             parts.append(score.file)
@@ -113,7 +113,8 @@ def _table(scores: list[Score], labels: Labels) -> str:
     for (origin, metric, seed), of in _grouped(scores, lambda s: (s.origin, s.metric, s.seed)):
         by_shots = {score.shots: score for score in of}
         first = next(iter(by_shots.values()))
-        about = [labels[origin], short_count(first.parameters), f"{first.step:,}", metric, seed]
+        step = "-" if first.step is None else f"{first.step:,}"
+        about = [labels[origin], short_count(first.parameters), step, metric, seed]
         cells = [f"<td>{escape(str(value))}</td>" for value in about]
         rows.append("".join([*cells, *(_cell(by_shots.get(n)) for n in shots)]))
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)

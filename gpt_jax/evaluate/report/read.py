@@ -19,7 +19,8 @@ class Score:
     file: str
     """Where it was read."""
     run: str
-    step: int
+    step: int | None
+    """None of a model that is of no run."""
     parameters: int
     task: str
     version: str
@@ -37,7 +38,7 @@ class Score:
     """What is known of the task in the training text."""
 
     @property
-    def origin(self) -> tuple[str, str, int]:
+    def origin(self) -> tuple[str, str, int | None]:
         """What tells the run from the others on the page."""
         return self.file, self.run, self.step
 
@@ -68,10 +69,11 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _of_document(file: str, document: Any) -> list[Score]:
-    run, step, parameters, results = (
+    run, parameters, results = (
         _member(document, name, kind, "the file")
-        for name, kind in (("run", str), ("step", int), ("parameters", int), ("results", list))
+        for name, kind in (("run", str), ("parameters", int), ("results", list))
     )
+    step = None if document.get("step", 0) is None else _member(document, "step", int, "the file")
     return [
         Score(file, PurePath(run).name, step, parameters, *score)
         for place, exam in enumerate(results)

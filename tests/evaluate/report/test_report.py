@@ -146,6 +146,13 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     assert [row["run"] for row in Reader(page).tables()] == ["a, step 10", "a, step 2,000"]
 
 
+def test_a_model_of_no_run_has_no_step(tmp_path):
+    """Such as one in the Hugging Face format; a run of that name is told apart from it."""
+    page = report(tmp_path, evaluation("gpt2", exam(), step=None), evaluation("gpt2", exam()))
+    rows = [(row["run"], row["step"]) for row in Reader(page).tables()]
+    assert rows == [("gpt2", "-"), ("gpt2, step 10", "10")]
+
+
 def test_what_training_had_seen_is_beside_the_scores(tmp_path):
     clean = {"clean": {"exact_match": SCORE | {"value": 0.4}}, "clean_examples": 150}
     page = report(tmp_path, evaluation("a", exam(contamination="50 of 200 seen") | clean))
