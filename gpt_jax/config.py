@@ -289,9 +289,9 @@ class TrainConfig:
             f"ramp_start_tokens={self.ramp_start_tokens} must not exceed "
             f"batch_tokens={self.batch_tokens}.",
         )
-        task, _, metric = self.best.partition("/")
+        # What a task in a file is called, the file says: that it is one is seen before training.
         require(
-            self.best.startswith("val_") or bool(task in self.tasks and metric),
+            self.best.startswith("val_") or bool(self.tasks and "/" in self.best),
             "train.best is a metric of the validation, such as val_loss, or TASK/METRIC of one of "
             f"train.tasks, and it is {self.best!r} with the tasks "
             f"{', '.join(self.tasks) or '(none)'}.",

@@ -26,7 +26,7 @@ from gpt_jax.evaluate.load import Loaded, load_model
 from gpt_jax.evaluate.probes import Asked, Probe, ProbeResult
 from gpt_jax.evaluate.probes import put as put_probe
 from gpt_jax.evaluate.probing import find_probe, is_probe, probe_names
-from gpt_jax.evaluate.run import Exam, Result, prepare, put, require_room, text_task
+from gpt_jax.evaluate.run import Exam, Result, prepare, put, require_names, require_room, text_task
 from gpt_jax.evaluate.scores import Score
 from gpt_jax.flops import num_params
 from gpt_jax.train.run import write_json
@@ -67,6 +67,7 @@ def _exams(options: argparse.Namespace) -> list[Exam]:
     names = [name for name in options.tasks.split(",") if name]
     tasks: list[Task] = [find_task(name, probe_names()) for name in names if not is_probe(name)]
     texts = [text_task(source, options.text_field) for source in options.text]
+    require_names([*tasks, *texts])
     require(bool(names or texts), "there is nothing to evaluate: name --tasks, or a --text.")
     require(options.examples >= 0, f"--examples is 0 or more, and it is {options.examples}.")
     require(options.seed >= 0, f"--seed is 0 or more, and it is {options.seed}.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -139,6 +140,16 @@ def prepare(task: Task, shots: int, examples: int, seed: int) -> Exam:
     return Exam(task, tuple(questions), training, shots, seed)
 
 
+def require_names(tasks: Iterable[Task]) -> None:
+    """Raise InputError where two tasks have one name, by which their figures are told apart."""
+    for name, count in collections.Counter(task.name for task in tasks).items():
+        require(
+            count == 1,
+            f"each task has a name of its own, and {count} are called {name!r}: name each once, "
+            "and rename files that have one name in two folders.",
+        )
+
+
 def require_room(model: LanguageModel, exams: Sequence[Exam]) -> None:
     """Raise InputError where an answer alone would fill the model's context."""
     context = model.config.context_length
@@ -149,6 +160,19 @@ def require_room(model: LanguageModel, exams: Sequence[Exam]) -> None:
             f"{task.max_new_tokens} tokens of a context of {context}: leave that task out, or "
             "define it with fewer (max_new_tokens).",
         )
+
+
+def require_tokens(model: LanguageModel, exams: Sequence[Exam]) -> None:
+    """Raise InputError where the tokenizer cannot write what is asked: one of characters lacks
+    some.
+    """
+    for exam in exams:
+        if exam.task.kind == "text":
+            model.tokenizer.encode_batch([question.answers[0] for question in exam.questions])
+            continue
+        prompts(model, exam)
+        if exam.task.kind == "choice":
+            model.num_tokens(exam.task.unconditional)
 
 
 def put(

@@ -15,7 +15,11 @@ LOWER = ("loss", "perplexity", "bits_per")
 
 def lower_is_better(metric: str) -> bool:
     """Whether less of it is better: of losses, perplexities and bits, and of nothing else."""
-    return any(part in metric for part in LOWER)
+    first, *rest = metric.split("/")
+    # Of TASK/METRIC the metric says so, of val_loss/SOURCE the beginning: a name that somebody
+    # gave, such as glossary, says nothing.
+    own = first if first.startswith("val_") or not rest else rest[-1]
+    return any(part in own for part in LOWER)
 
 
 def rank(metric: str, value: float) -> float:

@@ -8,7 +8,7 @@ import tiny_run
 
 from gpt_jax import cli
 from gpt_jax.config import InputError, MeshConfig
-from gpt_jax.data.tokenizers import ByteTokenizer
+from gpt_jax.data.tokenizers import ByteTokenizer, CharacterTokenizer
 from gpt_jax.evaluate.training import scorer
 from gpt_jax.experiment import load_experiment
 from gpt_jax.parallel.mesh import make_mesh
@@ -63,3 +63,30 @@ def test_a_task_that_is_not_there_ends_a_run_before_it_begins(tmp_path):
     long = dataclasses.replace(long, model=dataclasses.replace(config.model, vocab_size=257))
     with pytest.raises(InputError, match="copying asks for 48 tokens of a context of 32"):
         scorer(long, make_mesh(MeshConfig()), ByteTokenizer())
+
+
+def test_what_a_validation_would_find_wrong_is_told_before_a_run_begins(tmp_path):
+    """Of a task in a file, whose metrics go by the name that the file gives."""
+    (tmp_path / "b").mkdir()
+    question = json.dumps({"prompt": "ab", "choices": ["a", "b"], "answer": 0})
+    for name in ("glossary.jsonl", "b/glossary.jsonl"):
+        (tmp_path / name).write_text(question)
+    mine, other = str(tmp_path / "glossary.jsonl"), str(tmp_path / "b/glossary.jsonl")
+    config = load_experiment(tiny_run.write_experiment(tmp_path), ())
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=257))
+
+    def made(tokenizer, *tasks, best):
+        options = dataclasses.replace(config.train, tasks=tasks, best=best)
+        return scorer(
+            dataclasses.replace(config, train=options), make_mesh(MeshConfig()), tokenizer
+        )
+
+    assert made(ByteTokenizer(), mine, best="glossary/accuracy")
+    with pytest.raises(InputError, match="did you mean 'glossary/accuracy'"):
+        made(ByteTokenizer(), mine, best="glossary/acuracy")
+    with pytest.raises(InputError, match="2 are called 'glossary'"):
+        made(ByteTokenizer(), mine, other, best="val_loss")
+    with pytest.raises(InputError, match="'A' \\(U\\+0041\\) is not one of them"):
+        made(CharacterTokenizer("ab\n"), mine, best="val_loss")
+    with pytest.raises(InputError, match="TASK/METRIC of one of"):
+        dataclasses.replace(config.train, best="glossary/accuracy")

@@ -20,6 +20,9 @@ from gpt_jax.train.best import Best, lower_is_better, rank
         ("addition_2/exact_match", False),
         ("squad/f1", False),
         ("wmt/bleu", False),
+        ("glossary/accuracy", False),
+        ("glossary/byte_perplexity", True),
+        ("val_accuracy", False),
     ],
 )
 def test_which_way_is_better(metric, lower):
