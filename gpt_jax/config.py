@@ -35,6 +35,7 @@ from gpt_jax.model_config import (  # noqa: F401
     AttentionKernel,
     AttentionKind,
     ModelConfig,
+    Parametrisation,
     PositionEncoding,
     Remat,
 )
