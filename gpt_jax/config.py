@@ -234,6 +234,9 @@ class TrainConfig:
     """Tokens after which the batch has grown to its full size."""
     device_batch_tokens: int = 0
     """Tokens that one device takes at a time; the rest of the batch is accumulated. 0: no limit."""
+    noise_scale: bool = False
+    """Measure the gradient noise scale, the batch at which noise and signal are equal, from the
+    norms of micro-batches and of the whole: of which there must be two at least."""
     z_loss: float = 0.0
     """Weight of log(Z)^2, which keeps the softmax normaliser near 1 (PaLM, section 5)."""
     label_smoothing: float = 0.0
@@ -401,6 +404,11 @@ class Config:
 
     def _check_feedback(self) -> None:
         method, data = self.feedback.method, self.data
+        require(
+            not (self.train.noise_scale and (method or self.tune.classes)),
+            "the gradient noise scale is measured of the tokens' loss alone, not of feedback or "
+            "classes: leave out --train.noise-scale.",
+        )
         require(
             (method == "dpo") == bool(data.rejected),
             f"pairs of answers are learned from by feedback.method='dpo', and by nothing else: "

@@ -20,6 +20,7 @@ from gpt_jax.model.pipeline import check_stages
 from gpt_jax.parallel.mesh import batch_shards
 from gpt_jax.parallel.sharding import rules, shardings
 from gpt_jax.train.classify import with_classifier
+from gpt_jax.train.noise import fresh
 from gpt_jax.train.tune import split, with_adapters
 
 
@@ -43,13 +44,16 @@ class TrainState:
     """Where a run learns from feedback (`train/dpo.py`, `train/reinforce.py`): the trained
     parameters as they were at its start, and what the rewards of its batches were, float32, by
     names."""
+    noise: Any = dataclasses.field(default_factory=dict)
+    """Where the gradient noise scale is measured, its running means (`train/noise.py`)."""
 
     def rest(self) -> dict[str, Any]:
         """What is saved beside the parameters, by names.
 
-        Of feedback only what there is: checkpoints of other runs are what they were before it.
+        Of the last two only what there is: checkpoints of other runs are what they were before.
         """
-        fields = {name: x for name, x in vars(self).items() if name != "feedback" or x}
+        optional = ("feedback", "noise")
+        fields = {name: x for name, x in vars(self).items() if name not in optional or x}
         return fields | {"params": {}}
 
 
@@ -74,16 +78,24 @@ def _with_more(params: Any, key: Array, tune: TuneConfig, model: ModelConfig) ->
 
 
 def init_state(
-    params: Any, tx: optax.GradientTransformation, tune: TuneConfig, feedback: bool = False
+    params: Any,
+    tx: optax.GradientTransformation,
+    tune: TuneConfig,
+    feedback: bool = False,
+    noise: bool = False,
 ) -> TrainState:
-    """The state at step 0 of parameters, boxed or not; `feedback`: of a run that learns from it."""
+    """The state at step 0 of parameters, boxed or not.
+
+    `feedback`: of a run that learns from it; `noise`: of one that measures its gradients'.
+    """
     zero, trained = jnp.int32(0), split(params, tune)[0]
     kept = {}
     if feedback:
         # Copied, or the two would be one array that a step frees.
         start = jax.tree.map(jnp.copy, trained)
         kept = {"start": start, "reward": jnp.float32(0), "batches": jnp.float32(0)}
-    return TrainState(zero, zero, params, tx.init(trained), zero, zero, kept)
+    means = fresh() if noise else {}
+    return TrainState(zero, zero, params, tx.init(trained), zero, zero, kept, means)
 
 
 def abstract_state(
@@ -92,6 +104,7 @@ def abstract_state(
     mesh: Mesh,
     tune: TuneConfig = ALL,
     feedback: bool = False,
+    noise: bool = False,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without computing any of it.
 
@@ -100,7 +113,7 @@ def abstract_state(
     """
     check_stages(model.config, mesh.shape.get("pipeline", 1))
     params = boxed_params(model.config, tune)
-    init = partial(init_state, tx=tx, tune=tune, feedback=feedback)
+    init = partial(init_state, tx=tx, tune=tune, feedback=feedback, noise=noise)
     return laid_out(jax.eval_shape(init, params), mesh)
 
 
@@ -121,22 +134,25 @@ def create_state(
     params: Any = None,
     tune: TuneConfig = ALL,
     feedback: bool = False,
+    noise: bool = False,
 ) -> TrainState:
     """The state at step 0: each device computes its own part of it.
 
     Its parameters are drawn from `seed`, or are `params`, a plain tree, in float32 where these are
     given; adapters and classifier are drawn in either case.
     """
-    out = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, tx, mesh, tune, feedback))
+    abstract = abstract_state(model, tx, mesh, tune, feedback, noise)
+    out = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    init = partial(init_state, tx=tx, tune=tune, feedback=feedback, noise=noise)
 
     def draw(key: Array) -> TrainState:
         # The mesh must divide the tokens, of which nothing but their shape is used.
         shape = (batch_shards(mesh), mesh.shape["sequence"] * mesh.shape["tensor"])
-        return nn.unbox(init_state(init_params(key, model, tune, shape), tx, tune, feedback))
+        return nn.unbox(init(init_params(key, model, tune, shape)))
 
     def take(key: Array, params: Any) -> TrainState:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-        return init_state(_with_more(params, key, tune, model.config), tx, tune, feedback)
+        return init(_with_more(params, key, tune, model.config))
 
     key = jax.random.key(seed)
     with jax.set_mesh(mesh), rules():

@@ -19,6 +19,7 @@ from gpt_jax.model.decoder import GPT
 from gpt_jax.model.kernels import choose_attention
 from gpt_jax.parallel.mesh import batch_shards, make_mesh
 from gpt_jax.parallel.sharding import batch_sharding, local_rows, replicated, rules
+from gpt_jax.train import noise
 from gpt_jax.train.loss import LossSums, batch_loss
 from gpt_jax.train.optimizer import learning_rate, make_optimizer
 from gpt_jax.train.state import TrainState, abstract_state, create_state
@@ -48,7 +49,7 @@ def train_step(
     times `tune.lm_weight` besides.
 
     Returns the new state and scalars: loss (nats per token), gradient_norm (before clipping),
-    learning_rate, skipped and skipped_in_row.
+    learning_rate, skipped and skipped_in_row; with `train.noise_scale` those of `noise.averaged`.
     """
     weights, length = batch["weights"], batch["inputs"].shape[-1]
     by_token = weights.ndim == 3
@@ -71,9 +72,21 @@ def train_step(
             objective = sums.classes.nats / examples + config.tune.lm_weight * objective
         return objective, {"loss": sums.nats / tokens}
 
-    filled_A = weights.sum(tuple(range(1, weights.ndim))) > 0
-    means, grads = accumulate(objective, trained, filled_A)
-    return updated(state, grads, rows, means, tx=tx, config=config)
+    weights_A = weights.sum(tuple(range(1, weights.ndim)))
+    if not config.train.noise_scale:
+        means, grads = accumulate(objective, trained, weights_A > 0)
+        return updated(state, grads, rows, means, tx=tx, config=config)
+    share_A = weights_A / weights_A.sum()
+    means, grads = accumulate(
+        objective,
+        trained,
+        weights_A > 0,
+        lambda grads, index: noise.squared_over_share(grads, share_A[index]),
+    )
+    tokens = weights_A.sum() * (1 if by_token else length)
+    kept, measured = noise.averaged(state.noise, means.pop(noise.SQUARED), grads, share_A, tokens)
+    state = dataclasses.replace(state, noise=kept)
+    return updated(state, grads, rows, means | measured, tx=tx, config=config)
 
 
 def updated(
@@ -119,12 +132,16 @@ def updated(
 
 
 def accumulate(
-    objective: Callable[[Any, Array], tuple[Array, Any]], params: Any, filled_A: Array
+    objective: Callable[[Any, Array], tuple[Array, Any]],
+    params: Any,
+    filled_A: Array,
+    measure: Callable[[Any, Array], dict[str, Array]] | None = None,
 ) -> tuple[Any, Any]:
     """Sums of what `objective` gives besides its value, and of its gradients.
 
     Over the micro-batches up to the last that is `filled`; the objective is called with `params`
-    and the number of one.
+    and the number of one. `measure`, where there is one, is called with its gradients and the
+    number: what it gives is summed beside the rest.
     """
     gradient = jax.value_and_grad(objective, has_aux=True)
     if filled_A.shape[0] == 1:
@@ -133,9 +150,13 @@ def accumulate(
 
     def add(index: Array, sums: tuple[Any, Any]) -> tuple[Any, Any]:
         (_, aside), grads = gradient(params, index)
+        if measure:
+            aside = aside | measure(grads, index)
         return jax.tree.map(jnp.add, sums, (aside, grads))
 
     aside = jax.eval_shape(objective, params, jnp.int32(0))[1]
+    if measure:
+        aside = aside | jax.eval_shape(measure, params, jnp.int32(0))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (aside, params))
     # The count is data, not shape: one compiled program serves a batch that grows.
     count = jnp.where(filled_A, jnp.arange(1, filled_A.shape[0] + 1), 0).max()
@@ -177,6 +198,14 @@ class Program:
         )
         shards = batch_shards(self.mesh)
         self.rows, self.num_micro = micro_batches(config, shards)
+        most = self.rows // shards // 2 * config.sequence_length
+        require(
+            self.num_micro > 1 or not config.train.noise_scale,
+            "the gradient noise scale is measured between micro-batches, and the batch of "
+            f"{config.train.batch_tokens} tokens is taken as one: set "
+            + (f"--train.device-batch-tokens {most}, or less" if most else "--train.batch-tokens")
+            + f"{'' if most else ' to two sequences for each device, or more'}.",
+        )
         self.local_rows = local_rows(self.mesh, self.rows)
         """The rows of a micro-batch that this host loads."""
         self.train_rows = self.local_rows
@@ -191,7 +220,12 @@ class Program:
         self.model = GPT(dataclasses.replace(config.model, attention=self.attention.kernel))
         self.tx = make_optimizer(config.optimizer, config.model)
         self.abstract = abstract_state(
-            self.model, self.tx, self.mesh, config.tune, bool(config.feedback.method)
+            self.model,
+            self.tx,
+            self.mesh,
+            config.tune,
+            bool(config.feedback.method),
+            config.train.noise_scale,
         )
         state = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         with_dropout = self.model.clone(train=True)
@@ -220,8 +254,17 @@ class Program:
 
     def create_state(self, params: Any = None) -> TrainState:
         """The state at step 0, of plain `params` where they are given, of fresh ones where not."""
-        c, feedback = self.config, bool(self.config.feedback.method)
-        return create_state(c.train.seed, self.model, self.tx, self.mesh, params, c.tune, feedback)
+        c = self.config
+        return create_state(
+            c.train.seed,
+            self.model,
+            self.tx,
+            self.mesh,
+            params,
+            c.tune,
+            bool(c.feedback.method),
+            c.train.noise_scale,
+        )
 
     def effective(self, params: Any) -> Any:
         """The plain tree of a state's parameters: themselves, where there are no adapters."""
