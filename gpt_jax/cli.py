@@ -32,6 +32,7 @@ OF_RUNS = {
     "evaluate": ("score a trained model on tasks and texts", "gpt_jax.evaluate"),
     "inspect": ("look inside a model, on one page", "gpt_jax.evaluate.inspect"),
     "report": ("compare evaluations on one page", "gpt_jax.evaluate.report"),
+    "scaling": ("fit scaling laws, and be advised by them", "gpt_jax.scaling"),
     "serve": ("answer OpenAI's clients, and a chat page, with a model", "gpt_jax.generate.serve"),
     "chat": ("talk with a model in the terminal", "gpt_jax.generate.chat"),
 }

@@ -60,7 +60,10 @@ print("imported:", sorted({"jax", "flax", "numpy"} & set(sys.modules)))
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["generate", "--help"], []])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["train", "--help"], ["generate", "--help"], ["scaling", "fit", "--help"], []],
+)
 def test_help_imports_nothing_heavy(words):
     """So that it answers at once; nor does naming what the package gives import it."""
     code = (

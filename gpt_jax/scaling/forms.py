@@ -9,6 +9,7 @@ Shapes: R vectors of constants at once, P free constants, J terms, K inputs, n r
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,11 @@ from gpt_jax.config import require
 from gpt_jax.scaling.laws import Chinchilla, KaplanND, KaplanNS, Power
 
 Array = NDArray[np.float64]
+
+FLOOR_SHARES = (0.2, 0.5, 0.8)
+TERM_SHARES = (0.05, 0.2, 0.4, 0.8)
+EXPONENTS = (0.05, 0.1, 0.3, 0.6, 1.0)
+"""What the grid of starts is made of."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,20 @@ class Form:
         pairs = np.stack([scale_RK, slope_RK], 2).reshape(len(theta_RP), -1)
         return np.concatenate([pairs, floor_R1], 1)
 
-    def loss(self, constants_RP: Array, *inputs_n: Array) -> Array:
-        """Nats per token of each run by each vector of published constants, (R, n)."""
-        return self.kind(*constants_RP.T[:, :, None]).loss(*inputs_n)
+    def starts(self, log_loss_n: Array) -> Array:
+        """A grid of theta (S, P) to begin a fit from, around losses like those of the runs.
+
+        Each term gives a twentieth to four fifths of the loss at the mean of the runs, and each
+        exponent is between 0.05 and 1: what is published lies well within.
+        """
+        shares = [FLOOR_SHARES] * self.floor + [TERM_SHARES] * len(self.inputs)
+        corners = itertools.product(*shares, *[EXPONENTS] * len(self.inputs))
+        theta_SP = np.array(list(corners))
+        levels = len(shares)
+        level = log_loss_n.mean()
+        power = theta_SP[:, -1:] if self.kind is KaplanND else 1
+        theta_SP[:, :levels] = level / power + np.log(theta_SP[:, :levels])
+        return theta_SP
 
 
 def _sum_of_powers(level_RJ: Array, slope_RK: Array, x_Kn: Array) -> tuple[Array, Array]:

@@ -1,0 +1,67 @@
+"""The options of `gpt-jax scaling`; of the standard library alone, for --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+LAWS = ("chinchilla", "kaplan_nd", "kaplan_ns", "power_n", "power_d", "power_c")
+"""`forms.LAWS`, which takes NumPy to import; a test holds the two together."""
+
+
+def add_options(scaling: argparse.ArgumentParser, name: str) -> None:
+    """The commands below the one of that name."""
+    commands = scaling.add_subparsers(dest="scaling_command", required=True, metavar="COMMAND")
+
+    def add(name: str, help: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+
+    _add_fit(add("fit", "fit a scaling law to runs, of ours or of others, in a CSV file"))
+
+
+def _add_fit(fit: argparse.ArgumentParser) -> None:
+    fit.add_argument("--csv", type=Path, required=True, help="a line for each run, names on top")
+    fit.add_argument(
+        "--law",
+        choices=LAWS,
+        default="chinchilla",
+        help="chinchilla: E + A/N^a + B/D^b; kaplan_nd and kaplan_ns: Kaplan's of N and tokens, or "
+        "steps; power_n, power_d, power_c: of one of parameters, tokens and FLOPs (default: "
+        "chinchilla)",
+    )
+    fit.add_argument(
+        "--irreducible", action="store_true", help="add a loss E to a power law, which has none"
+    )
+    columns = fit.add_argument_group(
+        "columns",
+        "What the file calls them, where not as the options are called. Of tokens and FLOPs the "
+        "one that is not there follows from C = 6 N D, and steps from tokens and batch.",
+    )
+    for option, what in (
+        ("params", "parameters without embeddings"),
+        ("tokens", "of training"),
+        ("flops", "of training"),
+        ("loss", "nats per token"),
+        ("steps", "of training"),
+        ("batch", "tokens in a step"),
+        ("name", "of the run"),
+    ):
+        columns.add_argument(f"--{option}", metavar="COL", help=what)
+    fit.add_argument(
+        "--bootstrap", type=int, default=200, metavar="N", help="fits for intervals (default: 200)"
+    )
+    fit.add_argument(
+        "--resample",
+        choices=("noise", "runs"),
+        default="noise",
+        help="what a bootstrap draws: new noise around the law, or which runs (default: noise)",
+    )
+    fit.add_argument("--seed", type=int, default=0, help="of the bootstraps (default: 0)")
+    fit.add_argument(
+        "--delta",
+        type=float,
+        default=1e-3,
+        help="of the Huber loss: from which residual of log L on runs count less (default: 1e-3)",
+    )
+    fit.add_argument("--runs", action="store_true", help="show each run beside the law")
+    fit.add_argument("--json", action="store_true", help="print one JSON object")
