@@ -64,7 +64,7 @@ class Form:
             per_input_RK = slope_RK / slope_RK[:, 1:]
         with np.errstate(over="ignore"):  # where an exponent is nearly 0 the scale is endless
             scale_RK = np.exp(level_RJ / per_input_RK + center_K)
-        pairs = np.stack([scale_RK, slope_RK], 2).reshape(len(theta_RP), -1)
+        pairs = np.stack([scale_RK, slope_RK], 2).reshape(len(theta_RP), 2 * inputs)
         return np.concatenate([pairs, floor_R1], 1)
 
     def starts(self, log_loss_n: Array) -> Array:
