@@ -130,10 +130,12 @@ class Engine:
         capacity = -(-context // self._chunks[0]) * self._chunks[0]
         self._reaches = _geometric(REACH, capacity)
         self._widths = _geometric(1, slots)
-        # Buffers of its own for each array, as they are donated.
+        # Buffers of its own for each array, as they are donated; on a device that is named, as what
+        # the programs give is. To jit, what may be anywhere is another, and is compiled again.
+        zeros = partial(jnp.zeros, device=jax.local_devices()[0])
         shapes = jax.eval_shape(partial(KVCache.empty, config, slots, capacity))
-        self._cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        self._token_S = jnp.zeros(slots, jnp.int32)
+        self._cache = jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype), shapes)
+        self._token_S = zeros(slots, jnp.int32)
         self._slots: list[Ask | None] = [None] * slots
         self._waiting: deque[Ask] = deque()
         self._sent: deque[_Sent] = deque()

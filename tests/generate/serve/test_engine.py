@@ -251,6 +251,20 @@ def test_nothing_is_compiled_after_the_start(engine):
     assert (programs.step._cache_size(), programs.read._cache_size()) == before
 
 
+def test_nor_with_the_parameters_of_a_run():
+    """Which are committed to a device, as `gpt_jax.load` puts them there."""
+    params = jax.device_put(PARAMS, jax.local_devices()[0])
+    engine = Engine(CONFIG, params, VOCAB, slots=1, queue=1)
+    engine.start()
+    before = programs.step._cache_size(), programs.read._cache_size()
+    reader = Reader(PROMPTS[0], 3)
+    engine.submit([reader.ask])
+    assert len(reader.tokens()) == 3
+    engine.close()
+    engine.join(10)
+    assert (programs.step._cache_size(), programs.read._cache_size()) == before
+
+
 def test_a_model_that_fails_ends_every_text(monkeypatch, caplog):
     """With one line in the log, and nothing is taken after that."""
     engine = Engine(CONFIG, PARAMS, VOCAB, slots=4, queue=20)
