@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 
+from gpt_jax.config import require
 from gpt_jax.scaling.fit import Fit, Interval, fit
-from gpt_jax.scaling.points import Columns, read_csv
-from gpt_jax.scaling.record import as_record
+from gpt_jax.scaling.frontier import Frontier, frontier, of_fit
+from gpt_jax.scaling.laws import FLOPS_PER_PARAM_TOKEN
+from gpt_jax.scaling.points import Columns, Point, read_csv
+from gpt_jax.scaling.record import as_numbers, as_record
 
 FORMULAS = {
     "chinchilla": "L = E + A/N^a + B/D^b",
@@ -24,15 +28,13 @@ FORMULAS = {
 
 def run(options: argparse.Namespace) -> None:
     """The command that `options.scaling_command` names."""
-    {"fit": run_fit}[options.scaling_command](options)
+    {"fit": run_fit, "frontier": run_frontier}[options.scaling_command](options)
 
 
 def run_fit(options: argparse.Namespace) -> None:
     """Fit a law to the runs of a CSV and print it, as a table or as JSON."""
-    names = ("params", "tokens", "flops", "loss", "steps", "batch", "name")
-    points = read_csv(options.csv, Columns(**{name: getattr(options, name) for name in names}))
     found = fit(
-        points,
+        _points(options),
         options.law,
         irreducible=options.irreducible,
         bootstraps=options.bootstrap,
@@ -43,6 +45,56 @@ def run_fit(options: argparse.Namespace) -> None:
     print(json.dumps(as_record(found)) if options.json else as_table(found, options.runs))
 
 
+def run_frontier(options: argparse.Namespace) -> None:
+    """Find the compute-optimal frontier of the runs of a CSV and print it."""
+    at = np.array(options.at)
+    require(
+        bool(np.all(np.isfinite(at) & (at > 0))),
+        f"--at takes positive numbers of FLOPs, and they are {' '.join(map(str, options.at))}.",
+    )
+    found = frontier(_points(options), options.approach, options.bootstrap, options.seed)
+    best = [found.optimal(flops) for flops in options.at]
+    if options.json:
+        a, b = found.exponents
+        record = {
+            "approach": options.approach,
+            "exponents": {"params": as_numbers(a), "tokens": as_numbers(b)},
+            "read_at": [
+                {"flops": flops, "params": params}
+                for flops, params in zip(found.flops_g, found.params_g, strict=True)
+            ],
+            "optimal": [
+                {"flops": flops, "params": as_numbers(params), "tokens": as_numbers(tokens)}
+                for flops, (params, tokens) in zip(options.at, best, strict=True)
+            ],
+        }
+        print(json.dumps(record))
+        return
+    print("\n".join(frontier_lines(found)))
+    if best:
+        rows = [("FLOPs", "parameters", "95 % interval", "tokens", "95 % interval")]
+        rows += [
+            (f"{flops:.3g}", f"{n.value:.4g}", _range(n, 3), f"{d.value:.4g}", _range(d, 3))
+            for flops, (n, d) in zip(options.at, best, strict=True)
+        ]
+        print("\n".join(["", *_aligned(rows)]))
+
+
+def frontier_lines(found: Frontier) -> list[str]:
+    """The two power laws, in words."""
+    a, b = found.exponents
+    scale = found.line_2[0] - a.value * found.center
+    return [
+        f"best N = {np.exp(scale):.3g} C^{a.value:.3f} ({_range(a, 3)})",
+        f"best D = {np.exp(-scale) / FLOPS_PER_PARAM_TOKEN:.3g} C^{b.value:.3f} ({_range(b, 3)})",
+    ]
+
+
+def _points(options: argparse.Namespace) -> list[Point]:
+    given = {item.name: getattr(options, item.name, None) for item in fields(Columns)}
+    return read_csv(options.csv, Columns(**given))
+
+
 def as_table(found: Fit, runs: bool) -> str:
     """The law, a line for each constant, and how well it says each run; `runs` shows these."""
     formula = FORMULAS[found.form.law] + (" + E" if found.form.constants[-1] == "E" else "")
@@ -51,6 +103,8 @@ def as_table(found: Fit, runs: bool) -> str:
         (name, f"{part.value:.5g}", _range(part)) for name, part in found.constants().items()
     ]
     lines += _aligned([("", "", "95 % interval"), *constants])
+    if found.form.law in ("chinchilla", "kaplan_nd"):
+        lines += ["", *frontier_lines(of_fit(found))]
     residual = found.residual_n
     apart = np.log(found.loss_n) - np.log(found.left_out_n)
     worst = int(np.abs(apart).argmax())
@@ -71,8 +125,10 @@ def as_table(found: Fit, runs: bool) -> str:
     return "\n".join(lines)
 
 
-def _range(part: Interval) -> str:
-    return "-" if np.isnan(part.low) else f"{part.low:.5g} to {part.high:.5g}"
+def _range(part: Interval, digits: int = 5) -> str:
+    if np.isnan(part.low):
+        return "-"
+    return f"{part.low:.{digits}g} to {part.high:.{digits}g}"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -8,6 +8,9 @@ from pathlib import Path
 LAWS = ("chinchilla", "kaplan_nd", "kaplan_ns", "power_n", "power_d", "power_c")
 """`forms.LAWS`, which takes NumPy to import; a test holds the two together."""
 
+APPROACHES = ("envelope", "isoflop", "parametric")
+"""`frontier.APPROACHES`, likewise."""
+
 
 def add_options(scaling: argparse.ArgumentParser, name: str) -> None:
     """The commands below the one of that name."""
@@ -17,10 +20,10 @@ def add_options(scaling: argparse.ArgumentParser, name: str) -> None:
         return commands.add_parser(name, help=help, description=help, allow_abbrev=False)
 
     _add_fit(add("fit", "fit a scaling law to runs, of ours or of others, in a CSV file"))
+    _add_frontier(add("frontier", "find the best size for a compute from runs in a CSV file"))
 
 
 def _add_fit(fit: argparse.ArgumentParser) -> None:
-    fit.add_argument("--csv", type=Path, required=True, help="a line for each run, names on top")
     fit.add_argument(
         "--law",
         choices=LAWS,
@@ -32,7 +35,48 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--irreducible", action="store_true", help="add a loss E to a power law, which has none"
     )
-    columns = fit.add_argument_group(
+    _add_runs(fit, "steps", "batch")
+    fit.add_argument(
+        "--resample",
+        choices=("noise", "runs"),
+        default="noise",
+        help="what a bootstrap draws: new noise around the law, or which runs (default: noise)",
+    )
+    fit.add_argument(
+        "--delta",
+        type=float,
+        default=1e-3,
+        help="of the Huber loss: from which residual of log L on runs count less (default: 1e-3)",
+    )
+    fit.add_argument("--runs", action="store_true", help="show each run beside the law")
+
+
+def _add_frontier(frontier: argparse.ArgumentParser) -> None:
+    frontier.add_argument(
+        "--approach",
+        choices=APPROACHES,
+        default="parametric",
+        help="envelope: of training curves, the lines of one size being one curve; isoflop: "
+        "parabolas through runs of the same FLOPs; parametric: chinchilla, fitted to any runs "
+        "(default: parametric)",
+    )
+    frontier.add_argument(
+        "--at",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="FLOPS",
+        help="show the best size and tokens of these computes",
+    )
+    _add_runs(frontier)
+
+
+def _add_runs(command: argparse.ArgumentParser, *more: str) -> None:
+    """What commands that read runs take, with the columns that all have and `more`."""
+    command.add_argument(
+        "--csv", type=Path, required=True, help="a line for each run, names on top"
+    )
+    columns = command.add_argument_group(
         "columns",
         "What the file calls them, where not as the options are called. Of tokens and FLOPs the "
         "one that is not there follows from C = 6 N D, and steps from tokens and batch.",
@@ -46,22 +90,10 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
         ("batch", "tokens in a step"),
         ("name", "of the run"),
     ):
-        columns.add_argument(f"--{option}", metavar="COL", help=what)
-    fit.add_argument(
+        if option in more or option not in ("steps", "batch"):
+            columns.add_argument(f"--{option}", metavar="COL", help=what)
+    command.add_argument(
         "--bootstrap", type=int, default=200, metavar="N", help="fits for intervals (default: 200)"
     )
-    fit.add_argument(
-        "--resample",
-        choices=("noise", "runs"),
-        default="noise",
-        help="what a bootstrap draws: new noise around the law, or which runs (default: noise)",
-    )
-    fit.add_argument("--seed", type=int, default=0, help="of the bootstraps (default: 0)")
-    fit.add_argument(
-        "--delta",
-        type=float,
-        default=1e-3,
-        help="of the Huber loss: from which residual of log L on runs count less (default: 1e-3)",
-    )
-    fit.add_argument("--runs", action="store_true", help="show each run beside the law")
-    fit.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--seed", type=int, default=0, help="of the bootstraps (default: 0)")
+    command.add_argument("--json", action="store_true", help="print one JSON object")

@@ -56,13 +56,14 @@ def read_csv(path: Path, columns: Columns | None = None) -> list[Point]:
     """The points of a CSV with a line of column names: one for each line after it.
 
     Of tokens and FLOPs the one that has no column follows from C = 6 N D, where the parameters are
-    known, and steps from tokens and batch. Raises InputError, with file and line, for a value that
-    is no positive finite number, and for lines and column names that make no table.
+    known, and steps from tokens and batch. An empty cell is a value that is not known. Raises
+    InputError, with file and line, for a value that is no positive finite number, and for lines and
+    column names that make no table.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
-        rows = [(reader.line_num, row) for row in reader]
+        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"the points are a CSV file in UTF-8, and {path} cannot be read as one: {error}."
@@ -71,8 +72,6 @@ def read_csv(path: Path, columns: Columns | None = None) -> list[Point]:
     places = _places(header, columns or Columns(), path)
     points = []
     for number, row in rows[1:]:
-        if not any(cell.strip() for cell in row):
-            continue
         where = f"line {number} of {path}"
         require(
             len(row) == len(header),
@@ -82,7 +81,7 @@ def read_csv(path: Path, columns: Columns | None = None) -> list[Point]:
         values = {
             name: _number(row[place], header[place], where)
             for name, place in places.items()
-            if name != "name"
+            if name != "name" and (row[place].strip() or name == "loss")
         }
         name = row[places["name"]].strip() if "name" in places else f"line {number}"
         points.append(_completed(Point(name=name, **values)))

@@ -9,23 +9,17 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.config import InputError
-from gpt_jax.scaling.fit import Fit
+from gpt_jax.scaling.fit import Fit, Interval
 from gpt_jax.scaling.forms import form
 
 
 def as_record(fit: Fit) -> dict[str, Any]:
-    """All of the fit: constants with intervals, runs with residuals, and what `from_record` reads.
-
-    `null` stands for an end of an interval that is not known, or that no number holds.
-    """
+    """The fit with its intervals, and each run beside it: what `from_record` reads."""
     runs = zip(fit.names, fit.loss_n, fit.fitted_n, fit.residual_n, fit.left_out_n, strict=True)
     return {
         "law": fit.form.law,
         "irreducible": fit.form.floor,
-        "constants": {
-            name: {part: _finite(value) for part, value in found._asdict().items()}
-            for name, found in fit.constants().items()
-        },
+        "constants": {name: as_numbers(found) for name, found in fit.constants().items()},
         "runs": [
             {
                 "name": name,
@@ -74,5 +68,8 @@ def read_fit(path: Path) -> Fit:
         ) from error
 
 
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def as_numbers(found: Interval) -> dict[str, float | None]:
+    """An interval of numbers; None where one is not known or not finite, which JSON cannot say."""
+    return {
+        name: float(part) if np.isfinite(part) else None for name, part in found._asdict().items()
+    }

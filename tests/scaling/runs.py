@@ -36,6 +36,7 @@ def line(law, count=8, noise=0.003, seed=0):
 def as_csv(path, points):
     """The points in a file with our own names."""
     names = ("name", "params", "tokens", "flops", "loss", "steps")
-    rows = [",".join(str(getattr(point, name)) for name in names) for point in points]
+    values = [[getattr(point, name) for name in names] for point in points]
+    rows = [",".join("" if value is None else str(value) for value in row) for row in values]
     path.write_text("\n".join([",".join(names), *rows]) + "\n")
     return path

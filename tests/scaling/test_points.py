@@ -45,14 +45,21 @@ def test_a_file_of_compute_alone(written):
         column(points, "tokens")
 
 
-@pytest.mark.parametrize("value", ["-1e6", "0", "nan", "inf", "1.5B", "", " "])
+@pytest.mark.parametrize("value", ["-1e6", "0", "nan", "inf", "1.5B"])
 @pytest.mark.parametrize("name", ["params", "loss"])
 def test_a_value_that_is_no_positive_number(written, name, value):
     row = {"params": "1e6", "loss": "3"} | {name: value}
     path = written(f"params,loss\n1e6,4\n{row['params']},{row['loss']}\n")
-    rule = f"{name} must be a positive number, and line 3 of {path} has {value.strip()!r}: correct"
+    rule = f"{name} must be a positive number, and line 3 of {path} has {value!r}: correct"
     with pytest.raises(InputError, match=re.escape(rule)):
         read_csv(path)
+
+
+def test_an_empty_cell_is_not_known_but_every_run_has_a_loss(written):
+    points = read_csv(written("params,steps,loss\n1e6,,4\n2e6, ,3\n"))
+    assert points == [Point("line 2", 4.0, 1e6), Point("line 3", 3.0, 2e6)]
+    with pytest.raises(InputError, match=r"loss must be a positive number, and line 3 .*''"):
+        read_csv(written("params,loss\n1e6,4\n2e6,\n"))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ def test_fit_prints_a_table(file, capsys):
     name, value, low, to, high = constants[0].split()
     assert (name, to) == ("E", "to")
     assert float(low) < float(value) < float(high)
-    assert len(out.split("\n\n")[3].splitlines()) == 1 + 36
+    assert out.split("\n\n")[2].startswith("best N = ")
+    assert len(out.split("\n\n")[4].splitlines()) == 1 + 36
 
 
 def test_fit_prints_json_that_is_the_fit(file, capsys, tmp_path):
