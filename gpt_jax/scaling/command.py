@@ -10,9 +10,10 @@ from dataclasses import fields
 import numpy as np
 
 from gpt_jax.config import require
+from gpt_jax.scaling.advise import PUBLISHED, WITH_EMBEDDINGS, Advice, advise, budget
 from gpt_jax.scaling.fit import Fit, Interval, fit
 from gpt_jax.scaling.frontier import Frontier, frontier, of_fit
-from gpt_jax.scaling.laws import FLOPS_PER_PARAM_TOKEN
+from gpt_jax.scaling.laws import FLOPS_PER_PARAM_TOKEN, PF_DAY, hoffmann_optimal
 from gpt_jax.scaling.points import Columns, Point, read_csv
 from gpt_jax.scaling.record import as_numbers, as_record
 
@@ -28,7 +29,8 @@ FORMULAS = {
 
 def run(options: argparse.Namespace) -> None:
     """The command that `options.scaling_command` names."""
-    {"fit": run_fit, "frontier": run_frontier}[options.scaling_command](options)
+    commands = {"fit": run_fit, "frontier": run_frontier, "advise": run_advise}
+    commands[options.scaling_command](options)
 
 
 def run_fit(options: argparse.Namespace) -> None:
@@ -80,6 +82,68 @@ def run_frontier(options: argparse.Namespace) -> None:
         print("\n".join(["", *_aligned(rows)]))
 
 
+def run_advise(options: argparse.Namespace) -> None:
+    """Say what to train for a compute."""
+    require(
+        (options.chips is None) == (options.days is None),
+        "chips train for some days: give --chips and --days together, or --flops alone.",
+    )
+    flops, source = options.flops, ""
+    if options.chips:
+        flops = budget(options.chips, options.days, options.mfu)
+        source = f": {options.chips} for {options.days:g} days at {options.mfu:.0%} MFU"
+    found = advise(flops, options.law)
+    if options.json:
+        record = {
+            name: as_numbers(value) if isinstance(value, Interval) else value
+            for name, value in vars(found).items()
+        }
+        print(json.dumps(record | {"steps": found.steps}))
+        return
+    print(advice_table(found, source))
+
+
+def advice_table(found: Advice, source: str) -> str:
+    """The advice in lines, and beside it what each published law says."""
+    size = found.nearest
+    counted = "as the fit counts them"
+    if found.law in PUBLISHED:
+        counted = f"{'with' if found.law in WITH_EMBEDDINGS else 'without'} embeddings"
+    rows = [
+        ("compute", f"{found.flops:.4g} FLOPs, {found.flops / PF_DAY:.4g} PF-days{source}"),
+        ("law", found.law),
+        ("N", f"{_with_range(found.params)} parameters, {counted}"),
+        (
+            "D",
+            f"{_with_range(found.tokens)} tokens, {found.tokens.value / found.params.value:.3g} "
+            "for each parameter",
+        ),
+        ("loss", f"{_with_range(found.loss)} nats per token, on the text of the law"),
+        (
+            "batch",
+            f"{found.batch:,.0f} tokens in {found.steps:,.0f} steps: {found.batch_rule} "
+            f"(B_crit at that loss: {found.critical_batch:.3g})",
+        ),
+        ("rate", f"{found.learning_rate:.2g} at its peak, for Adam: {found.learning_rate_rule}"),
+        (
+            "nearest",
+            f"GPT-3 {size} of N = {found.nearest_params:.4g}, experiments/gpt3_{size}.py, with "
+            f"--train.total-tokens {found.nearest_tokens:.0f}: loss {found.nearest_loss:.4g}",
+        ),
+    ]
+    others = [("published laws", "N", "D", "D/N", "loss")]
+    for law in PUBLISHED:
+        one = advise(found.flops, law)
+        n, d = one.params.value, one.tokens.value
+        others.append((law, f"{n:.3g}", f"{d:.3g}", f"{d / n:.3g}", f"{one.loss.value:.3f}"))
+    for approach in (1, 2):
+        n, d = map(float, hoffmann_optimal(found.flops, approach))
+        law = f"hoffmann, approach {approach}"
+        others.append((law, f"{n:.3g}", f"{d:.3g}", f"{d / n:.3g}", "-"))
+    lines = [f"{name:<9}{text}" for name, text in rows]
+    return "\n".join([*lines, "", *_aligned(others)])
+
+
 def frontier_lines(found: Frontier) -> list[str]:
     """The two power laws, in words."""
     a, b = found.exponents
@@ -123,6 +187,11 @@ def as_table(found: Fit, runs: bool) -> str:
         ]
         lines += ["", *_aligned([head, *rows])]
     return "\n".join(lines)
+
+
+def _with_range(part: Interval) -> str:
+    known = "" if np.isnan(part.low) else f" ({_range(part, 4)})"
+    return f"{part.value:.4g}{known}"
 
 
 def _range(part: Interval, digits: int = 5) -> str:

@@ -131,6 +131,21 @@ def kaplan_optimal(min_flops: ArrayLike) -> KaplanOptimum:
     )
 
 
+def kaplan_run_loss(params: ArrayLike, tokens: ArrayLike) -> Array:
+    """Loss of a run that sees each of D tokens once, in batches of B_crit: S_min is D / 2 B_crit.
+
+    L(N, S_min) of equation 1.6, where B_crit is of that same loss: the root is found by halving, as
+    the right side falls with the loss that B_crit is taken at.
+    """
+    n, d = np.broadcast_arrays(_array(params), _array(tokens))
+    low, high = np.full(n.shape, 1e-3), np.full(n.shape, 1e3)
+    for _ in range(100):
+        middle = np.sqrt(low * high)
+        above = KAPLAN_NS.loss(n, d / (2 * kaplan_critical_batch(middle))) > middle
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.sqrt(low * high)
+
+
 def kaplan_learning_rate(params: ArrayLike) -> Array:
     """Peak learning rate of Adam by the rule of thumb D.1, which fails from 1e10 parameters on."""
     return 0.003239 - 0.0001395 * np.log(_array(params))

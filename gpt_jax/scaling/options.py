@@ -21,6 +21,7 @@ def add_options(scaling: argparse.ArgumentParser, name: str) -> None:
 
     _add_fit(add("fit", "fit a scaling law to runs, of ours or of others, in a CSV file"))
     _add_frontier(add("frontier", "find the best size for a compute from runs in a CSV file"))
+    _add_advise(add("advise", "what to train for a compute, or with chips and days"))
 
 
 def _add_fit(fit: argparse.ArgumentParser) -> None:
@@ -69,6 +70,28 @@ def _add_frontier(frontier: argparse.ArgumentParser) -> None:
         help="show the best size and tokens of these computes",
     )
     _add_runs(frontier)
+
+
+def _add_advise(advise: argparse.ArgumentParser) -> None:
+    compute = advise.add_mutually_exclusive_group(required=True)
+    compute.add_argument("--flops", type=float, help="of the whole run, such as 1e21")
+    compute.add_argument("--chips", metavar="SLICE", help="a slice, such as v5e-16, with --days")
+    advise.add_argument("--days", type=float, help="of training on the chips")
+    advise.add_argument(
+        "--mfu",
+        type=float,
+        default=0.4,
+        help="share of the chips' peak that the model's FLOPs take; gpt-jax plan estimates it "
+        "(default: 0.4)",
+    )
+    advise.add_argument(
+        "--law",
+        default="besiroglu",
+        metavar="LAW",
+        help="kaplan, hoffmann, besiroglu, or a file of gpt-jax scaling fit --json (default: "
+        "besiroglu)",
+    )
+    advise.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_runs(command: argparse.ArgumentParser, *more: str) -> None:

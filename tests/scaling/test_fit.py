@@ -48,7 +48,7 @@ def test_an_irreducible_loss_comes_back():
 def test_intervals_hold_what_was_planted_about_as_often_as_they_say(law):
     """Of 20 trials 19 should, so that 15 or fewer for any constant is one chance in 400.
 
-    coverage.py has the count of 200. A law between the runs and beyond them is held as well.
+    So is the loss beyond all runs. interval_coverage.py has the count of 200.
     """
     held = []
     for seed in range(20):

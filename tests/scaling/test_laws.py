@@ -54,6 +54,16 @@ def test_kaplans_optimum_of_one_petaflop_day():
     assert more.params / best.params == pytest.approx(5.4, abs=0.1)  # "5x" for 10x (section 6.1)
 
 
+def test_a_run_at_the_critical_batch_solves_its_own_equation():
+    """And at the optimum of a compute it comes to the paper's L(C_min), fitted on its own."""
+    best = laws.kaplan_optimal(0.5 * 1e21)
+    for params, tokens in ((1e9, 1e7), (1e9, 1e12), (best.params, 1e21 / 6 / best.params)):
+        loss = laws.kaplan_run_loss(params, tokens)
+        steps = tokens / (2 * laws.kaplan_critical_batch(loss))
+        assert laws.KAPLAN_NS.loss(params, steps) == pytest.approx(loss, rel=1e-9)
+    assert loss == pytest.approx(laws.KAPLAN_C_MIN.loss(0.5 * 1e21), rel=0.04)
+
+
 def test_the_learning_rate_of_ten_million_parameters():
     """0.003239 - 0.0001395 ln 1e7, by hand."""
     assert laws.kaplan_learning_rate(1e7) == pytest.approx(0.0009905, abs=1e-6)
