@@ -2,7 +2,8 @@
 
 One thread owns the device. Each turn it lets go of rows that nobody wants any more, gives free
 slots to those that wait, reads one chunk of one prompt, and draws one token for every other row; so
-a long prompt holds the others up by a chunk at most. A turn's tokens are handed out while the
+a long prompt holds the others up by a chunk at most. Nor do short prompts hold a long one up: every
+second chunk is of the text that was asked for first. A turn's tokens are handed out while the
 device works on the next, which costs a row that has ended a step that nobody sees.
 """
 
@@ -68,6 +69,8 @@ class Ask:
     deadline: float = float("inf")
     """By time.monotonic()."""
 
+    number: int = field(default=0, init=False)
+    """How many were submitted before it."""
     read: int = field(default=0, init=False)
     """Tokens of the prompt that are in the cache, or on their way."""
     drawn: int = field(default=0, init=False)
@@ -139,6 +142,8 @@ class Engine:
         self._slots: list[Ask | None] = [None] * slots
         self._waiting: deque[Ask] = deque()
         self._sent: deque[_Sent] = deque()
+        self._submitted = 0
+        self._oldest_next = False
         self._wake = threading.Condition()
         self._closing: Literal["", "closed", "failed"] = ""
         self._draining = False
@@ -165,6 +170,8 @@ class Engine:
             free = sum(slot is None for slot in self._slots) + self._queue
             if len(self._waiting) + len(asks) > free:
                 raise Refused("full")
+            for ask in asks:
+                ask.number, self._submitted = self._submitted, self._submitted + 1
             self._waiting.extend(asks)
             self._wake.notify()
 
@@ -260,7 +267,9 @@ class Engine:
                 self._slots[slot] = self._waiting.popleft()
 
     def _read_a_chunk(self) -> None:
-        """Read on in the prompt of the row that has least of it left, so that one is done soon."""
+        """Read on in the prompt of the row that has least of it left, so that one is done soon, and
+        of the oldest by turns, so that all come to an end while short ones keep coming.
+        """
         begun = [
             (len(ask.prompt) - ask.read, slot, ask)
             for slot, ask in enumerate(self._slots)
@@ -268,7 +277,8 @@ class Engine:
         ]
         if not begun:
             return
-        left, slot, ask = min(begun, key=lambda row: row[:2])
+        oldest, self._oldest_next = self._oldest_next, not self._oldest_next
+        left, slot, ask = min(begun, key=lambda row: row[2].number if oldest else row[:2])
         small, large = self._chunks[0], self._chunks[-1]
         # A padded chunk must end within the slot.
         size = large if left > 2 * small and ask.read + large <= self._reaches[-1] else small

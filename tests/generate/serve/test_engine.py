@@ -223,6 +223,18 @@ def test_what_is_too_late_ends(engine):
     assert is_idle(engine)
 
 
+def test_short_prompts_do_not_keep_a_long_one_waiting(engine):
+    """Its three chunks are every second one at the least: six go by, and not those of all 20."""
+    done = []
+    readers = [Reader(PROMPTS[3 if n == 0 else 1], 1) for n in range(21)]
+    for n, reader in enumerate(readers):
+        reader.ask.end = lambda why, n=n, end=reader.ask.end: (done.append(n), end(why))
+    engine.submit([reader.ask for reader in readers])
+    assert all(len(reader.tokens()) == 1 for reader in readers)
+    assert done.index(0) <= 3
+    assert is_idle(engine)
+
+
 def test_the_queue_has_an_end():
     """Asks are taken together or not at all; a closed engine takes none and ends what it has."""
     engine = Engine(CONFIG, PARAMS, VOCAB, slots=4, queue=3)
