@@ -210,9 +210,8 @@ class LanguageModel:
             rows = self._shards * min(rows, _power(-(-(len(ids) - done) // self._shards)))
             batch = order[done : done + rows]
             filled = [ids[n] for n in batch] + [ids[batch[-1]]] * (rows - len(batch))
-            for n, text in zip(
-                batch, self._written(filled, stop, max_new_tokens, how, seed + done), strict=False
-            ):
+            written = self._written(filled, stop, max_new_tokens, how, seed, done)
+            for n, text in zip(batch, written, strict=False):
                 texts[n] = text
             done += len(batch)
             if progress:
@@ -226,8 +225,9 @@ class LanguageModel:
         max_new_tokens: int,
         how: Sampling,
         seed: int,
+        first_row: int,
     ) -> list[str]:
-        """The texts that continue a batch of prompts."""
+        """The texts that continue a batch of prompts, rows from that number on of all there are."""
         # A token that holds a stop string whole ends its row on the devices already.
         marks = [text.encode() for text in stop if text]
         table = self.tokenizer.table[: self.vocab_size]
@@ -244,6 +244,7 @@ class LanguageModel:
                 vocab_size=self.vocab_size,
                 ends=ends,
                 seed=seed % 2**32,
+                first_row=first_row,
             )
         tokens_BN, lengths_B = _whole(found.tokens_BN), _whole(found.lengths_B)
         texts = []

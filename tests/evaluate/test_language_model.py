@@ -219,6 +219,20 @@ def test_sampling_follows_from_the_seed(one):
     assert len(set(drawn[0])) > 2
 
 
+@pytest.mark.slow
+def test_sampling_does_not_depend_on_the_batches(one):
+    """Ten texts in three batches are those of one; and the second batch of a seed draws as the
+    first of no other: not of the seed that is as much higher as there were rows before.
+    """
+    how = Sampling(temperature=1.0)
+    in_parts, at_once = (
+        made.generate(["a"] * 10, (), 6, how, 0) for made in (one, model_on(1, batch_tokens=512))
+    )
+    assert in_parts == at_once
+    others = one.generate(["a"] * 10, (), 6, how, 4)
+    assert not set(in_parts[4:8]) & set(others[:4])
+
+
 def test_writing_ends_when_every_row_has(one, monkeypatch):
     """The rest of `max_new_tokens` is not computed: a stop string of one token ends its row."""
     found, real = [], language_model.decode_all
