@@ -428,6 +428,24 @@ class Config:
             f"{self.feedback.max_new_tokens} leaves nothing of {self.sequence_length} tokens.",
         )
 
+    def check_vocabulary(self) -> None:
+        """Raise InputError where nothing tells the vocabulary's size; call it once a model that is
+        `init_from`'s is in its place.
+        """
+        data = self.data
+        by_tokenizer = data.corpus or data.tokenizer != DataConfig().tokenizer
+        require(
+            bool(self.model.vocab_size or by_tokenizer or self.init_from) or not data.supervised,
+            f"{self.name} learns examples with a model that has been trained before, and none is "
+            "named: give a run, or a folder in the Hugging Face format (--init-from RUN).",
+        )
+        require(
+            bool(self.model.vocab_size or by_tokenizer),
+            "a tokenizer that is trained needs its size, and model.vocab_size is 0: set it "
+            "(--model.vocab-size 4096), take bytes as tokens (--data.tokenizer bytes), or start "
+            "from a model that has one (--init-from RUN).",
+        )
+
     def check_warmup(self) -> None:
         """Raise InputError where warm-up outlasts decay; of epochs, once their tokens are known."""
         require(

@@ -34,8 +34,9 @@ def load_experiment(
     An experiment that says nothing of the model has that of its `init_from`, which `reader` reads
     where it is in the Hugging Face format.
 
-    Raises InputError where the file is missing or has no get_config(), or a value breaks a rule;
-    exits with 2, and names the nearest field, where an option is unknown or ill-typed.
+    Raises InputError where the file is missing or has no get_config(), a value breaks a rule, or
+    there is no model for examples to be learned by; exits with 2, and names the nearest field,
+    where an option is unknown or ill-typed.
     """
     if path.is_dir():
         from gpt_jax.train.run import read_config
@@ -67,7 +68,10 @@ def load_experiment(
         from gpt_jax.train.origin import with_origin
 
         config = with_origin(dataclasses.replace(config, init_from=origin), reader)
-    return _of_one_length(overridden(config, path, overrides, command), overrides)
+    config = _of_one_length(overridden(config, path, overrides, command), overrides)
+    # Before a training that ends without it reads, or downloads, all of its data.
+    config.check_vocabulary()
+    return config
 
 
 def _of_one_length(config: Config, overrides: Sequence[str]) -> Config:

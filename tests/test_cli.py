@@ -344,7 +344,7 @@ def test_a_step_of_another_kind_is_neither_measured_nor_planned(said, words, tmp
         "from gpt_jax.config import Config, DataConfig, FeedbackConfig\n"
         "def get_config():\n"
         "    feedback = FeedbackConfig(method='reinforce', reward='length:3')\n"
-        "    data = DataConfig(prompt='{q}', target='{a}')\n"
+        "    data = DataConfig(prompt='{q}', target='{a}', tokenizer='bytes')\n"
         "    return Config(name='rewarded', data=data, feedback=feedback)\n"
     )
     status, _, err = said(words[0], path, *words[1:])

@@ -61,6 +61,20 @@ def test_all_of_them_are_here(root):
     assert {stem for stem in stems if not stem.startswith("addition")} == {*RECORDS}
 
 
+@pytest.mark.parametrize("name", RECORDS)
+def test_without_a_model_to_start_from_no_data_is_read(name, root, tmp_path, monkeypatch, capsys):
+    """With its own data, which may be downloaded, and with a file that is not there."""
+    monkeypatch.chdir(tmp_path)
+    experiment = str(root / "experiments" / "finetune" / f"{name}.py")
+    for more in ([], ["--data.files", "none.jsonl"]):
+        assert main(["train", experiment, *more]) == 1
+        error = capsys.readouterr().err
+        assert f"{name} learns examples with a model that has been trained before" in error
+        assert "--init-from RUN" in error
+        assert "vocab" not in error
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDS)
 def test_an_experiment_of_fine_tuning_runs(name, origin, root, tmp_path, capsys):

@@ -64,9 +64,11 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Corpus:
     the corpus that is returned is a copy on this machine, and others find the entry in the bucket.
 
     Raises:
-      InputError: any fault of the sources or the tokenizer, a split with an empty side, a
+      InputError: `Config.check_vocabulary` does, before anything is read; any fault of the sources
+        or the tokenizer, a split with an empty side, a
         vocabulary smaller than the tokenizer's, a damaged cache entry, labels without tokens.
     """
+    config.check_vocabulary()
     survey = _survey(config)
     chosen = _chosen_tokenizer(config, survey)
 
@@ -196,11 +198,6 @@ def _chosen_tokenizer(config: Config, survey: _Survey) -> Tokenizer | None:
     """The tokenizer that the config names, or None where one is to be trained."""
     choice, asked = config.data.tokenizer, config.model.vocab_size
     if choice == SentencePieceTokenizer.kind:
-        require(
-            asked > 0,
-            "a tokenizer that is trained needs its size, and model.vocab_size is 0: set it "
-            "(--model.vocab-size 4096), or take bytes as tokens (--data.tokenizer bytes).",
-        )
         return None
     if choice == ByteTokenizer.kind:
         tokenizer = ByteTokenizer()
