@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -183,7 +184,7 @@ def as_table(results: Sequence[Result]) -> Table:
 
 def _figures(score: Score) -> tuple[str, str]:
     if score.low is None or score.high is None:
-        return f"{score.value:.4f}", "-"
+        return "-" if math.isnan(score.value) else f"{score.value:.4f}", "-"
     return f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"
 
 

@@ -146,6 +146,10 @@ class LanguageModel:
             )
         ]
 
+    def ending_tokens(self, pairs: Sequence[tuple[str, str]]) -> list[int]:
+        """Tokens of the ending of each (context, ending); needs no parameters."""
+        return [len(after) for _, after in self._encoded(pairs)]
+
     def rolling(self, texts: Sequence[str], progress: Progress | None = None) -> list[Likelihood]:
         """How likely each text is as a whole document, whatever its length.
 

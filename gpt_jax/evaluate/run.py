@@ -48,7 +48,7 @@ class Result:
 
     exam: Exam
     scores: dict[str, Score]
-    """The task's own metrics first."""
+    """The task's own metrics first; not a number where all questions are `without_tokens`."""
     contamination: Contamination | None
     """What the text that the model learned from had of the task, where that is known."""
     clean: dict[str, Score]
@@ -163,16 +163,23 @@ def require_room(model: LanguageModel, exams: Sequence[Exam]) -> None:
 
 
 def require_tokens(model: LanguageModel, exams: Sequence[Exam]) -> None:
-    """Raise InputError where the tokenizer cannot write what is asked: one of characters lacks
-    some.
+    """Raise InputError where the tokenizer cannot write what is asked, as one of characters lacks
+    some, or makes nothing of a choice of every question.
     """
     for exam in exams:
         if exam.task.kind == "text":
             model.tokenizer.encode_batch([question.answers[0] for question in exam.questions])
             continue
-        prompts(model, exam)
+        made = prompts(model, exam)
         if exam.task.kind == "choice":
             model.num_tokens(exam.task.unconditional)
+            asked = _asked(exam, made)
+            sizes = iter(model.ending_tokens([pair for pairs in asked for pair in pairs]))
+            require(
+                any(min([next(sizes) for _ in pairs]) > 0 for pairs in asked),
+                f"a choice has tokens, and each question of {exam.task.name} has one that this "
+                "tokenizer makes nothing of: train with another tokenizer, or change the task.",
+            )
 
 
 def put(
@@ -236,15 +243,23 @@ def _counts(exam: Exam, made: Sequence[Prompt], without_tokens: int = 0) -> dict
     }
 
 
+def _asked(exam: Exam, made: Sequence[Prompt]) -> list[list[tuple[str, str]]]:
+    """(context, ending) of each choice of each question."""
+    asked = []
+    for question, one in zip(exam.questions, made, strict=True):
+        contexts = one.contexts * (1 if question.contexts else len(question.choices))
+        asked.append(list(zip(contexts, question.choices, strict=True)))
+    return asked
+
+
 def _choose(model: LanguageModel, exam: Exam, progress: Progress | None) -> _Found:
     made = prompts(model, exam)
     pairs: dict[tuple[str, str], int] = {}
     asked = []
-    for question, one in zip(exam.questions, made, strict=True):
-        contexts = one.contexts * (1 if question.contexts else len(question.choices))
+    for question, with_context in zip(exam.questions, _asked(exam, made), strict=True):
         alone = [(exam.task.unconditional, choice) for choice in question.choices]
-        asked.append((list(zip(contexts, question.choices, strict=True)), alone))
-        for pair in [*asked[-1][0], *alone]:
+        asked.append((with_context, alone))
+        for pair in [*with_context, *alone]:
             pairs.setdefault(pair, len(pairs))
     likelihoods = model.loglikelihoods(list(pairs), progress)
     right: dict[str, list[bool]] = {name: [] for name in scores.NAMES["choice"]}
@@ -266,11 +281,6 @@ def _choose(model: LanguageModel, exam: Exam, progress: Progress | None) -> _Fou
             | {"tokens": [ending.tokens for ending in found]}
         )
     without = sum("left_out" in record for record in records)
-    require(
-        without < len(records),
-        f"a choice has tokens, and each question of {exam.task.name} has one that this tokenizer "
-        "makes nothing of: train with another tokenizer, or change the task.",
-    )
     sums = {name: scores.mean(flags) for name, flags in right.items()}
     return sums, _counts(exam, made, without), records
 

@@ -14,7 +14,7 @@ from gpt_jax.data.tasks.task import Question, Task
 from gpt_jax.data.tokenizers import ByteTokenizer
 from gpt_jax.evaluate import command
 from gpt_jax.evaluate.language_model import LanguageModel
-from gpt_jax.evaluate.run import prepare, put, text_task
+from gpt_jax.evaluate.run import prepare, put, require_tokens, text_task
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import run as train_run
 
@@ -104,7 +104,9 @@ class DropsDigits(ByteTokenizer):
 
 
 def test_a_choice_that_tokenises_to_nothing_leaves_its_question_out(model):
-    """Counted and told; where it is all of them there is no figure to give."""
+    """Counted and told; where it is all of them there is no figure to give, and other tasks have
+    theirs: only a training run, which has them not yet, does not begin.
+    """
     mixed = (choice(3), Question("bare", "Count:", ("4",), ("4", " x"), 0))
     made = LanguageModel(MODEL, DropsDigits(), model.mesh, 1024)
     made.params = model.params
@@ -114,8 +116,17 @@ def test_a_choice_that_tokenises_to_nothing_leaves_its_question_out(model):
     assert result.as_dict()["examples"] == 1
     assert result.records[1]["left_out"]
     task = Task("bare", "choice", "1", lambda split, seed: mixed[1:], ("accuracy",))
+    bare = prepare(task, 0, 0, 0)
+    nothing = put(made, bare)
+    assert nothing.counts["without_tokens"] == 1
+    assert nothing.as_dict()["examples"] == 0
+    assert nothing.as_dict()["metrics"]["accuracy"] == {"value": None, "low": None, "high": None}
+    columns = command.as_table([nothing, result]).columns
+    assert [*columns[2].cells] == ["0", "1"]
+    assert next(iter(columns[4].cells)) == "-"
+    require_tokens(made, [result.exam])
     with pytest.raises(InputError, match="each question of bare"):
-        put(made, prepare(task, 0, 0, 0))
+        require_tokens(made, [bare])
 
 
 def test_answers_are_written_and_scored(model):
