@@ -10,7 +10,7 @@ import pytest
 from random_model import random_params
 from small_run import MODEL, make_run
 
-from gpt_jax.config import MeshConfig
+from gpt_jax.config import InputError, MeshConfig
 from gpt_jax.data.tasks.registry import find_task
 from gpt_jax.data.tokenizers import ByteTokenizer
 from gpt_jax.evaluate.language_model import LanguageModel
@@ -180,6 +180,16 @@ def test_generation_settings_are_those_of_the_request(model):
     assert made.generate_until(asked) == expected
     assert made._settings({"until": ["\n"]})[1] == 64
     assert made._settings({"temperature": 0.7, "do_sample": True})[2].temperature == 0.7
+
+
+def test_a_misspelt_argument_is_told(model):
+    """What the harness passes of its own is taken, read or not."""
+    from gpt_jax.evaluate.harness import GPTJax
+
+    own = {"batch_size": 1, "max_batch_size": None, "device": "cuda:0", "trust_remote_code": True}
+    assert GPTJax.create_from_arg_obj({"model": model}, own).language_model is model
+    with pytest.raises(InputError, match="'stp' is none of them: did you mean 'step'"):
+        GPTJax.create_from_arg_string("run=RUN,stp=best", own)
 
 
 def test_a_conversation_takes_our_template(model):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from gpt_jax.config import require
+from gpt_jax.config import nearest, require
 from gpt_jax.data import chat
 from gpt_jax.evaluate.language_model import BATCH_TOKENS, LanguageModel
 from gpt_jax.evaluate.load import load_model
@@ -31,6 +31,11 @@ except ImportError as error:
         "installed: pip install 'gpt_jax[harness]', or -e '.[harness]' in a clone."
     ) from error
 
+ARGUMENTS = ("run", "step", "fsdp", "device_batch_tokens")
+"""What --model_args may name."""
+OF_THE_HARNESS = ("batch_size", "max_batch_size", "device", "trust_remote_code")
+"""What it passes to every model, for its own options; none is read: rows go by length."""
+
 
 @register_model("gpt_jax")
 class GPTJax(LM):
@@ -43,7 +48,7 @@ class GPTJax(LM):
       device_batch_tokens: tokens that a device takes at a time.
       model: instead of a run, a `LanguageModel` with its parameters.
 
-    The harness' own --batch_size, --device and the like are not read: rows go by length.
+    Raises InputError for an argument that is none of these, nor of `OF_THE_HARNESS`.
     """
 
     def __init__(
@@ -53,9 +58,15 @@ class GPTJax(LM):
         fsdp: int = 1,
         device_batch_tokens: int = BATCH_TOKENS,
         model: LanguageModel | None = None,
-        **_: Any,
+        **others: Any,
     ) -> None:
         super().__init__()
+        for name in others:
+            require(
+                name in OF_THE_HARNESS,
+                f"--model_args of gpt_jax are {', '.join(ARGUMENTS)}, and {name!r} is none of "
+                f"them: {nearest(name, ARGUMENTS)}",
+            )
         require(bool(run) != (model is not None), "give run=RUN, the folder of a run.")
         if model is None:
             path = user_path(run)
