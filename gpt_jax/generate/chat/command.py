@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     most, seed = options.max_new_tokens, options.seed
     require(0 <= seed < 2**32, f"--seed must be in [0, 2^32), and it is {seed}.")
     require(most is None or most > 0, f"--max-new-tokens must be positive, and it is {most}.")
-    config, params, tokenizer = load(options.run_folder)
+    config, params, tokenizer = load(options.run_folder, options.step)
     engine = Engine(config.model, params, tokenizer.vocab_size, slots=1, queue=1)
     engine.start()
     talk = _Talk(engine, config.model, tokenizer, how, most, seed)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gpt_jax.config import STEP_HELP
+
 
 def add_options(chat: argparse.ArgumentParser, name: str) -> None:
     """What the command of that name takes."""
     chat.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
+    chat.add_argument("--step", metavar="N|best|last", help=STEP_HELP)
     chat.add_argument("--system", default="", help="what the model is told before anything else")
     chat.add_argument(
         "--max-new-tokens", type=int, help="of a reply (default: what the context has room for)"

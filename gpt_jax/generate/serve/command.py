@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     # Before the model is read, which takes longer than to say that this cannot be had. Whoever
     # connects from now on waits.
     with _listening(options.host, options.port) as listener:
-        config, params, tokenizer = load(options.run_folder)
+        config, params, tokenizer = load(options.run_folder, options.step)
         context = config.model.context_length
         limits = Limits(
             body=options.max_body,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gpt_jax.config import STEP_HELP
+
 
 def add_options(serve: argparse.ArgumentParser, name: str) -> None:
     """What the command of that name takes."""
     serve.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
+    serve.add_argument("--step", metavar="N|best|last", help=STEP_HELP)
     serve.add_argument(
         "--host",
         default="127.0.0.1",

@@ -118,3 +118,10 @@ def test_ctrl_c_stops_a_reply_and_not_the_conversation(talk, monkeypatch):
 def test_bad_options_are_told_before_the_model_is_read(tmp_path, capsys, options, words):
     assert main(["chat", str(tmp_path / "none"), *options]) == 1
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["chat"], ["serve", "--port", "0"]], ids=lambda words: words[0])
+def test_the_step_is_the_one_that_is_asked_for(run, words, capsys):
+    """The run has step 0 alone."""
+    assert main([*words, str(run), "--step", "3"]) == 1
+    assert "step 3" in capsys.readouterr().err
