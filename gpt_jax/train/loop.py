@@ -120,6 +120,7 @@ def train(
                 Watchdog(config.train.watchdog_seconds) as watchdog,
             ):
                 display.say(describe(program, corpus, samples, step))
+                program.looks_away = watchdog.looks_away
                 parts = _Parts(
                     program=program,
                     corpus=corpus,

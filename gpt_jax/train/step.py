@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -184,6 +185,8 @@ class Program:
         "lower --optimizer.learning-rate, lengthen --optimizer.warmup-tokens, or look at the text"
     )
     """... and this is what can be done about it."""
+    looks_away: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    """Within it a step waits for what has no usual length, and is not stuck."""
 
     def __init__(self, config: Config, devices: Sequence[Any] | None = None) -> None:
         self.config = config

@@ -52,7 +52,7 @@ class Watchdog:
 
     @contextmanager
     def looks_away(self) -> Iterator[None]:
-        """Within it, time does not count: validation, a save, what has no usual length."""
+        """Within it, time does not count: validation, a save, rewards: what has no usual length."""
         running, self._since = self._since is not None, None
         yield
         self._since = time.monotonic() if running else None

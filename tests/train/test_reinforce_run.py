@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_run import metrics, saved, saved_steps
+from tiny_run import finish, metrics, saved, saved_steps, start
 
 from gpt_jax.cli import main
 from gpt_jax.data.questions import Questions
@@ -145,3 +145,32 @@ def test_a_run_ends_where_every_reward_fails(tmp_path, capsys):
     lines = metrics(run)
     assert [line["reward_failures"] for line in lines] == [32] * 3
     assert saved_steps(run) == []
+
+
+LATE = """
+import pathlib, time
+
+def reward(prompt, completion, record):
+    asked = pathlib.Path({asked!r})
+    with asked.open("a") as file:
+        file.write("x")
+    if asked.stat().st_size > {quick}:
+        time.sleep(60)
+    return len(completion)
+"""
+
+
+def test_rewards_that_take_long_are_no_stuck_step(tmp_path):
+    """Three quick batches of 32, and then one of which each reward meets its limit of 0.5 s: with
+    two cores 8 s, where a step of some 0.1 s is stuck after 10 times that and the second that is
+    given.
+    """
+    asked = str(tmp_path / "asked")
+    (tmp_path / "own.py").write_text(LATE.format(asked=asked, quick=3 * 32))
+    path = experiment(tmp_path, f"python:{tmp_path}/own.py:reward", 4)
+    run = tmp_path / "run"
+    status, _, said = finish(
+        start("train", path, "--workdir", run, "--train.watchdog-seconds", "1")
+    )
+    assert status == 0, said
+    assert [line["reward_failures"] for line in metrics(run)] == [0, 0, 0, 32]
