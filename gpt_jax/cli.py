@@ -323,7 +323,7 @@ def _of_run(module: str, options: argparse.Namespace, _: Sequence[str]) -> None:
     from gpt_jax.parallel import platform
 
     platform.configure()
-    options.reader = _open_foreign
+    options.reader, options.defined = _open_foreign, defined
     importlib.import_module(f"{module}.command").run(options)
 
 

@@ -131,6 +131,41 @@ def draw_curves(
             axes.legend()
 
 
+def draw_lines(
+    axes: Axes,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x: str,
+    y: str,
+    *,
+    log: str = "xy",
+    best: Mapping[str, float] | None = None,
+) -> None:
+    """A line for each name, of values along x and of y beside them.
+
+    Args:
+      axes: to draw on.
+      lines: (along x, along y) by name.
+      x, y: what is along them, with their units.
+      log: which of the two are drawn by their logarithms: "x", "y", "xy" or "".
+      best: of some names the place along x that is marked, by a dotted line of the same colour.
+    """
+    with mpl.rc_context(STYLE):
+        for place, (name, (across, up)) in enumerate(lines.items()):
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+            marker = marker if len(across) <= 40 else ""
+            axes.plot(
+                across, up, DASHES[place % 4], color=colour, marker=marker, markersize=3, label=name
+            )
+            if best and name in best:
+                axes.axvline(best[name], color=colour, linestyle=":", linewidth=1)
+        for letter, scale in (("x", axes.set_xscale), ("y", axes.set_yscale)):
+            if letter in log:
+                scale("log")
+        axes.set(xlabel=x, ylabel=y)
+        if len(lines) > 1:
+            axes.legend(fontsize=7)
+
+
 def draw_points(axes: Axes, curves: Mapping[str, Sequence[Point]], label: str, x: str) -> None:
     """Scores with their intervals, joined in the order of x.
 

@@ -11,6 +11,7 @@ from gpt_jax.plots import (
     Point,
     as_svg,
     draw_curves,
+    draw_lines,
     draw_points,
     figure,
     read_metrics,
@@ -56,6 +57,21 @@ def test_points_have_their_intervals_and_no_shots_a_place():
     ]
     texts = re.findall(r">([^<>]+)</text>", as_svg(drawn))
     assert {"0", "16", "shots", "exact match"} <= set(texts)
+
+
+def test_lines_are_drawn_by_their_logarithms_with_what_is_best():
+    """The place that is marked is a line of the same colour, without a name of its own."""
+    drawn, (axes,) = figure()
+    lines = {"32": ([0.1, 0.2], [3.0, 4.0]), "64": ([0.1], [5.0])}
+    draw_lines(axes, lines, "learning rate", "loss", log="x", best={"32": 0.15})
+    named = lines_of(axes)
+    assert named["32"] == [(0.1, 3.0), (0.2, 4.0)]
+    assert named["64"] == [(0.1, 5.0)]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+    first, mark, _ = axes.lines
+    assert list(mark.get_xdata()) == [0.15, 0.15]
+    assert mark.get_color() == first.get_color()
+    assert "learning rate" in as_svg(drawn)
 
 
 def test_names_are_text_whatever_is_in_them():

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 
@@ -30,7 +31,48 @@ FORMULAS = {
 def run(options: argparse.Namespace) -> None:
     """The command that `options.scaling_command` names."""
     commands = {"fit": run_fit, "frontier": run_frontier, "advise": run_advise}
+    commands |= {"sweep": run_sweep, "batch": run_batch}
     commands[options.scaling_command](options)
+
+
+def run_sweep(options: argparse.Namespace) -> None:
+    """Train what is left of a sweep, and print where each width's best learning rate is."""
+    from gpt_jax.scaling import sweep  # which trains
+
+    given = options.defined(options.sweep)
+    require(
+        isinstance(given, sweep.Sweep),
+        f"get_config() of a sweep returns a Sweep, and that of {options.sweep} returns a "
+        f"{type(given).__name__}: give a file such as experiments/scaling/mup_sweep.py.",
+    )
+    results = sweep.run_sweep(given, options.out or Path("runs") / f"{given.name}.jsonl")
+    rows = [("", "width", "best rate", "loss there")]
+    for parametrisation in given.parametrisations:
+        by_width = sweep.curves(results, parametrisation, given.base.model.embed_dim)
+        for width, (rates, losses) in by_width.items():
+            best = f"{sweep.best_rate(rates, losses):.3g}"
+            rows.append((parametrisation, str(width), best, f"{min(losses):.4f}"))
+    print("\n".join(_aligned(rows)))
+
+
+def run_batch(options: argparse.Namespace) -> None:
+    """Print the batch law of a run, and the options of the ramp that follows from it."""
+    from gpt_jax.scaling.batch_size import fit as fit_batch
+    from gpt_jax.scaling.batch_size import measured, ramp, read_records
+    from gpt_jax.train.run import read_config
+
+    config = read_config(options.run_folder)
+    points = measured(read_records(options.run_folder), options.settled)
+    law, last = fit_batch(points), points[-1]
+    train = ramp(law, points, config)
+    print(
+        f"B(L) = {law.scale:.4g} L^(-1/{law.alpha:.4g}) tokens, of {len(points)} measurements, "
+        f"which are {law.deviation:.0%} about it\n"
+        f"at the last loss, {last.loss:.4f} nats per token: {law.at(last.loss):,.0f} tokens; the "
+        f"run had {config.train.batch_tokens:,}\n"
+        f"ramp    --train.ramp-start-tokens {train.ramp_start_tokens} "
+        f"--train.ramp-tokens {train.ramp_tokens} --train.batch-tokens {train.batch_tokens}"
+    )
 
 
 def run_fit(options: argparse.Namespace) -> None:

@@ -22,6 +22,23 @@ def add_options(scaling: argparse.ArgumentParser, name: str) -> None:
     _add_fit(add("fit", "fit a scaling law to runs, of ours or of others, in a CSV file"))
     _add_frontier(add("frontier", "find the best size for a compute from runs in a CSV file"))
     _add_advise(add("advise", "what to train for a compute, or with chips and days"))
+    sweep = add("sweep", "train learning rates x widths by the standard parametrisation and by muP")
+    sweep.add_argument("sweep", type=Path, help="a file such as experiments/scaling/mup_sweep.py")
+    sweep.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="of results, a line each; what it has is not run again (default: runs/NAME.jsonl)",
+    )
+    batch = add("batch", "the batch law of a run with train.noise_scale, and the ramp it suggests")
+    batch.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of the run")
+    batch.add_argument(
+        "--settled",
+        type=int,
+        default=100,
+        metavar="STEPS",
+        help="at the start that are no part of it (default: 100)",
+    )
 
 
 def _add_fit(fit: argparse.ArgumentParser) -> None:
