@@ -20,7 +20,13 @@ try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+    from matplotlib.ticker import (
+        FixedLocator,
+        LogLocator,
+        MaxNLocator,
+        NullLocator,
+        StrMethodFormatter,
+    )
 except ImportError as error:
     raise InputError(
         "plots are drawn by matplotlib, and it is not installed: pip install -e '.[notebooks]'."
@@ -161,6 +167,15 @@ def draw_lines(
         for letter, scale in (("x", axes.set_xscale), ("y", axes.set_yscale)):
             if letter in log:
                 scale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = axis.get_view_interval()
+            if axis.get_scale() == "log":
+                # A logarithmic axis of less than a decade would have one number, or too many.
+                axis.set_major_locator(
+                    LogLocator(subs=(1, 2, 5)) if high > 8 * low else MaxNLocator(5)
+                )
+                axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(lambda value, _: short_count(value))
         axes.set(xlabel=x, ylabel=y)
         if len(lines) > 1:
             axes.legend(fontsize=7)

@@ -71,7 +71,8 @@ def run_batch(options: argparse.Namespace) -> None:
         f"at the last loss, {last.loss:.4f} nats per token: {law.at(last.loss):,.0f} tokens; the "
         f"run had {config.train.batch_tokens:,}\n"
         f"ramp    --train.ramp-start-tokens {train.ramp_start_tokens} "
-        f"--train.ramp-tokens {train.ramp_tokens} --train.batch-tokens {train.batch_tokens}"
+        f"--train.ramp-tokens {train.ramp_tokens} --train.batch-tokens {train.batch_tokens} "
+        f"--train.device-batch-tokens {train.device_batch_tokens}"
     )
 
 

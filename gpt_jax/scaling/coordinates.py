@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gpt_jax.config import Config, Parametrisation
+from gpt_jax.config import Config, Parametrisation, require
 from gpt_jax.model.decoder import GPT, MLP, Attention
 from gpt_jax.scaling.widths import widened
 from gpt_jax.train.step import Batch, Program
@@ -71,6 +71,11 @@ def coordinate_check(
 
 def _batch(config: Config) -> Batch:
     """One micro-batch, (1, B, T)."""
+    require(
+        config.model.vocab_size > 0,
+        "a coordinate check draws tokens, and vocab_size=0 leaves it to a tokenizer how many there "
+        "are: set model.vocab_size.",
+    )
     rows, length = config.train.batch_tokens // config.sequence_length, config.sequence_length
     tokens = np.random.default_rng(config.train.seed).integers(
         0, config.model.vocab_size, (1, rows, length + 1), np.int32

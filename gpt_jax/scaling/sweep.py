@@ -124,8 +124,9 @@ def run_sweep(sweep: Sweep, path: Path, say: Callable[[str], None] = print) -> l
         f"a sweep goes on with its own results, and {path} has {len(others)} of another one (or of "
         "this one before its file was changed): name another --out, or remove it.",
     )
-    left = [member for member in members(sweep) if member not in found]
-    say(f"{len(found)} of {len(found) + len(left)} runs are in {path}")
+    all_of_them = [*members(sweep)]
+    left = [member for member in all_of_them if member not in found]
+    say(f"{len(all_of_them) - len(left)} of {len(all_of_them)} runs are in {path}")
     corpus = prepare(sweep.base, say) if left else None
     trained: _Trained | None = None
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ def run_sweep(sweep: Sweep, path: Path, say: Callable[[str], None] = print) -> l
             f"{member.learning_rate:<8.3g} seed {member.seed}  validation loss {loss}  "
             f"{result.seconds:.0f} s"
         )
-    return [found[member] for member in members(sweep)]
+    return [found[member] for member in all_of_them]
 
 
 def read_results(path: Path) -> list[Result]:

@@ -70,6 +70,11 @@ def test_mup_stands_still_where_the_standard_grows(optimizer, grows):
     assert power["standard", 4, "residual"] > grows
 
 
+def test_a_vocabulary_that_is_not_known_is_asked_for():
+    with pytest.raises(InputError, match=r"vocab_size=0 .* set model\.vocab_size"):
+        coordinate_check(Config(model=ModelConfig(embed_dim=32, num_heads=2)), [32], 1)
+
+
 def test_a_width_has_whole_heads_and_the_base_s_proportions():
     """Heads of 16 dims, an MLP of three times the width."""
     base = ModelConfig(embed_dim=32, num_heads=2, mlp_width=96)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from gpt_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from gpt_jax.experiment import defined
 from gpt_jax.scaling.sweep import (
     Result,
     Sweep,
@@ -29,6 +31,7 @@ from gpt_jax.scaling.widths import widened
 from gpt_jax.train.loop import train
 
 WORST = 1e30
+EXPERIMENTS = Path(__file__).parents[2] / "experiments" / "scaling"
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,19 @@ def ran(sweep, tmp_path_factory):
     """(the file, its results)."""
     path = tmp_path_factory.mktemp("out") / "sweep.jsonl"
     return path, run_sweep(sweep, path, say=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "command"),
+    [("mup_sweep", Sweep, "gpt-jax scaling sweep"), ("batch_size", Config, "gpt-jax train")],
+)
+def test_the_files_of_record_build(name, kind, command):
+    """get_config() gives what its command takes, of the file's own name; the docstring says it."""
+    path = EXPERIMENTS / f"{name}.py"
+    made = defined(path)
+    assert type(made) is kind
+    assert made.name == name
+    assert f"{command} experiments/scaling/{name}.py" in path.read_text()
 
 
 def test_members_are_all_pairs_and_the_base_once(sweep):
@@ -123,7 +139,9 @@ def test_results_of_another_sweep_are_refused(sweep, ran):
     with pytest.raises(InputError, match=r"has 6 of another one.*name another --out"):
         run_sweep(other, ran[0])
     fewer = dataclasses.replace(sweep, learning_rates=(1e-2,))
-    assert len(run_sweep(fewer, ran[0], say=lambda _: None)) == 3
+    said = []
+    assert len(run_sweep(fewer, ran[0], say=said.append)) == 3
+    assert said[0].startswith("3 of 3 runs")
 
 
 def test_a_line_that_is_no_result_is_named(tmp_path):

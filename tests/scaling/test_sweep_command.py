@@ -68,7 +68,7 @@ def test_a_run_s_batch_law_is_told(tmp_path, capsys):
     assert law.startswith("B(L) = 6.4e+04 L^(-1/0.25) tokens, of 4 measurements")
     assert "2.0000 nats per token: 4,000 tokens; the run had 1,024" in last
     assert ramp.startswith("ramp    --train.ramp-start-tokens 256 --train.ramp-tokens ")
-    assert ramp.endswith("--train.batch-tokens 4096")
+    assert ramp.endswith("--train.batch-tokens 4096 --train.device-batch-tokens 0")
     (tmp_path / "metrics.jsonl").unlink()
     assert main(["scaling", "batch", str(tmp_path)]) == 1
     assert "give the folder of a run" in capsys.readouterr().err
