@@ -278,10 +278,19 @@ def _beside(definition: Path, file: str) -> str:
 def of_python(path: str) -> Task:
     """What get_task() of a Python file gives: a RecordTask, or a Task.
 
-    Raises InputError where the file cannot be imported or gives something else.
+    Raises InputError where the file cannot be imported, or get_task() fails or gives something
+    else.
     """
     require(user_path(path).is_file(), f"a task is defined in a file, and there is no {path}.")
-    found = functions.function(str(user_path(path).absolute()), "get_task")()
+    try:
+        found = functions.function(str(user_path(path).absolute()), "get_task")()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"get_task() of {path}, which takes no arguments and gives a task, failed: "
+            f"{functions.last_line(error)}."
+        ) from error
     if isinstance(found, RecordTask):
         return found.task()
     require(

@@ -167,6 +167,9 @@ def test_a_definition_in_python(tmp_path):
     path.write_text("get_task = lambda: 3\n")
     with pytest.raises(InputError, match=r"must give a RecordTask or a Task, and gives a int"):
         find_task(str(path))
+    path.write_text("def get_task():\n    return {}['tests']\n")
+    with pytest.raises(InputError, match=r"failed: KeyError: 'tests' \(mine\.py, line 2\)"):
+        find_task(str(path))
     path.write_text("def get_tsk(): pass\n")
     with pytest.raises(InputError, match="did you mean 'get_tsk'"):
         find_task(str(path))
