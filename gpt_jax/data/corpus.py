@@ -123,6 +123,7 @@ def _survey(config: Config) -> _Survey:
     made_from = [known_by, data.split, data.validation_fraction, characters]
     if data.supervised:
         made_from += [data.prompt, data.target, data.rejected, data.chat, data.labels]
+        made_from += [config.tune.classes]
     key = f"survey-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]}.json"
     if known_by and (said := cache.recall(data.cache_dir, key)):
         return from_dict(_Survey, said)
@@ -134,7 +135,7 @@ def _survey(config: Config) -> _Survey:
 
 def _read_all(config: Config) -> _Survey:
     survey, digest, characters = _Survey(), hashlib.sha256(), set[str]()
-    for document in _digested(_documents(config.data), digest):
+    for document in _digested(_documents(config), digest):
         train, validation = held_out(document, config.data)
         survey.documents += 1
         survey.train_bytes += len(train.encode())
@@ -167,15 +168,15 @@ def _digested(found: Iterable[Document], digest: hashlib._Hash) -> Iterator[Docu
         yield document
 
 
-def _documents(data: DataConfig) -> Iterator[Document]:
+def _documents(config: Config) -> Iterator[Document]:
     """The documents of text, or the parts of examples, of which an empty one is a document too.
 
     Those of an example have its name, which no two documents of text have.
     """
-    if not data.supervised:
-        yield from documents(data)
+    if not config.data.supervised:
+        yield from documents(config.data)
         return
-    for name, parts in examples(data):
+    for name, parts in examples(config.data, config.tune.classes):
         for part in parts:
             yield Document(name, part)
 
@@ -268,7 +269,7 @@ def _key(config: Config, survey: _Survey, chosen: Tokenizer | None) -> str:
 def _train(config: Config, progress: Callable[[str], None]) -> Tokenizer:
     data, size = config.data, config.model.vocab_size
     progress(f"training a SentencePiece tokenizer of {size} tokens")
-    texts = (held_out(document, data)[0] for document in _documents(data))
+    texts = (held_out(document, data)[0] for document in _documents(config))
     return train_sentencepiece(texts, size, data.tokenizer_sample_bytes)
 
 
@@ -288,7 +289,7 @@ def _write(
         ShardWriter(folder / "validation", tokenizer, not config.data.supervised) as validation,
     ):
         writers = {"train": train, "validation": validation}
-        sides = _sides(_digested(_documents(config.data), digest), config)
+        sides = _sides(_digested(_documents(config), digest), config)
         processes = processes_for(tokenizer, total)
         for split, texts, batch in encode_in_order(batches(sides), tokenizer, folder, processes):
             writers[split].add_batch(texts, batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gpt_jax.config import DataConfig, InputError, nearest, read_labels, read_template, require
@@ -20,12 +20,17 @@ class Example(NamedTuple):
     and targets by turns, and two empty texts (`data/packing.py`)."""
 
 
-def examples(data: DataConfig) -> Iterator[Example]:
+def examples(data: DataConfig, classes: Sequence[str] = ()) -> Iterator[Example]:
     """An example of each record that `data.files` names, in an order that does not change.
+
+    Args:
+      data: where the records are, and what is read of them.
+      classes: all targets that there may be, besides none; (): any.
 
     Raises:
       InputError: a record cannot be read, lacks a field that a template names or has nothing in
-        it, has a label without a word, or is no conversation; or there is no record at all.
+        it, has a label without a word or a target that is no class, or is no conversation; or
+        there is no record at all.
     """
     empty = True
     prompt, target, rejected = map(read_template, (data.prompt, data.target, data.rejected))
@@ -33,7 +38,13 @@ def examples(data: DataConfig) -> Iterator[Example]:
 
     def answers(record: dict, name: str) -> Iterator[str]:
         yield fill(prompt, record, name)
-        yield fill(target, record, name, words=words)
+        learned = fill(target, record, name, words=words)
+        require(
+            not classes or learned in classes or not learned,
+            f"every target must be one of tune.classes, {', '.join(map(repr, classes))}, and that "
+            f"of {name} is {learned!r:.60}: see data.target, and data.labels for their words.",
+        )
+        yield learned
         if rejected:
             yield fill(rejected, record, name)
 

@@ -23,6 +23,7 @@ from gpt_jax.config import (
     TrainConfig,
     TuneConfig,
 )
+from gpt_jax.data.corpus import prepare
 from gpt_jax.data.shards import ShardIndex, TokenShards
 from gpt_jax.data.supervised import Packed
 from gpt_jax.model.decoder import GPT
@@ -191,6 +192,27 @@ def get_config():
     assert GPT(loaded.model).apply({"params": params}, tokens).shape == (1, 3, 257)
     _, saved, _ = load_params(run / "checkpoints")
     assert saved["classifier"]["weights"].shape == (32, 2)
+
+
+def test_a_target_that_is_no_class_names_file_and_line(tmp_path):
+    """Before anything is tokenised; one without a target is left out, as in other examples."""
+    path, lines = tmp_path / "x.jsonl", [{"t": str(n), "y": "ab"[n % 2]} for n in range(20)]
+    data = DataConfig(
+        files=(str(path),),
+        tokenizer="bytes",
+        prompt="{t}",
+        target="{y}",
+        validation_fraction=0.5,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    asked = Config(data=data, tune=TuneConfig(classes=("a", "b")))
+    lines[4]["y"] = ""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert prepare(asked, lambda _: None)
+    lines[7]["y"] = "c"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=r"classes, 'a', 'b', and that of .*x\.jsonl:8 is 'c'"):
+        prepare(asked, lambda _: None)
 
 
 def test_classes_are_targets_of_examples():
