@@ -71,6 +71,7 @@ class Result:
             "kind": task.kind,
             "prompt_version": task.version,
             "shots": self.exam.shots,
+            **({"shots_drawn_from": len(self.exam.training)} if self.exam.shots else {}),
             "seed": self.exam.seed,
             "examples": len(self.exam.questions) - self.counts["without_tokens"],
             "metrics": _by_name(self.scores),

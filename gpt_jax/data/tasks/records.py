@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt_jax.config import InputError, from_dict, nearest, read_template, require
 from gpt_jax.data import formats, functions
@@ -25,6 +28,12 @@ METRICS: Mapping[Kind, tuple[str, ...]] = {
 """What is told of a task whose definition does not say."""
 CODE_STOP = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(")
 """Where a function that a model writes ends (Codex paper, section 2.1)."""
+SHOTS_FROM = 10_000
+"""Training questions that are kept for shots to be drawn from, a sample by the seed ..."""
+SHOTS_WITHIN = 1_000_000
+"""... of the first so many; those after them are not read. WMT 2014 has 40 M."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,8 @@ class RecordTask:
     test: tuple[str, ...] = ()
     """Sources of what is scored, as `DataConfig.files`: globs, tfds:NAME?split=validation, ..."""
     train: tuple[str, ...] = ()
-    """Sources that shots are drawn from; none: there are no shots."""
+    """Sources that shots are drawn from, from `SHOTS_FROM` questions at most; none: there are no
+    shots."""
     text: str = ""
     """Of kind "text", and then all that is needed."""
     prompt: str = ""
@@ -103,14 +113,17 @@ class RecordTask:
         """The task itself; its records are read when they are asked for, and kept."""
 
         @cache
-        def read(split: Split) -> tuple[Question, ...]:
-            return tuple(self.questions(split))
+        def read(split: Split, seed: int) -> tuple[Question, ...]:
+            found = self.questions(split)
+            if split == "test":
+                return tuple(found)
+            return tuple(_sample(islice(found, SHOTS_WITHIN), SHOTS_FROM, f"{self.name} {seed}"))
 
         return Task(
             self.name,
             self.kind,
             self.version,
-            lambda split, seed: read(split),
+            lambda split, seed: read(split, seed if split == "train" else 0),
             self.metrics or METRICS[self.kind],
             self.instruction,
             self.delimiter,
@@ -179,6 +192,20 @@ class RecordTask:
             f"is {answer!r}: {nearest(answer, [*labels, *texts])}",
         )
         return texts.index(answer.strip())
+
+
+def _sample(found: Iterable[T], count: int, seed: str) -> list[T]:
+    """`count` of what is found, each as likely as the others, in their order; all where there are
+    no more. No more than that are ever held (Vitter 1985, algorithm R).
+    """
+    # By random() alone, which gives the same in every version of Python.
+    numbers, kept = random.Random(seed), []
+    for place, one in enumerate(found):
+        if place < count:
+            kept.append((place, one))
+        elif (slot := int(numbers.random() * (place + 1))) < count:
+            kept[slot] = (place, one)
+    return [one for _, one in sorted(kept, key=itemgetter(0))]
 
 
 def _filled(template: str, record: dict[str, Any], name: str) -> str:

@@ -1,10 +1,12 @@
 """Tasks over records of JSONL files: forms, definitions, and what is said of a malformed line."""
 
+import collections
 import json
 
 import pytest
 
 from gpt_jax.config import InputError
+from gpt_jax.data.tasks import records
 from gpt_jax.data.tasks.records import CODE_STOP, RecordTask
 from gpt_jax.data.tasks.registry import find_task
 
@@ -43,6 +45,29 @@ def test_shots_come_from_the_file_beside(tmp_path):
     path = write(tmp_path / "q.jsonl", {"prompt": "a", "target": "b"})
     write(tmp_path / "q.train.jsonl", {"prompt": "c", "target": "d"})
     assert only(find_task(path), "train").context == "c"
+
+
+def test_of_many_training_questions_a_sample_is_kept(tmp_path, monkeypatch):
+    """In their order, by the seed, of the first ones; the rest is not read. Of few it is all."""
+    path = write(tmp_path / "q.jsonl", {"prompt": "a", "target": "b"})
+    write(tmp_path / "q.train.jsonl", *({"prompt": f"{n}", "target": "d"} for n in range(40)))
+    with (tmp_path / "q.train.jsonl").open("a") as file:
+        file.write("{oops\n")
+    monkeypatch.setattr(records, "SHOTS_WITHIN", 40)
+
+    def kept(seed):
+        return [int(question.context) for question in find_task(path).questions("train", seed)]
+
+    assert kept(0) == [*range(40)]
+    monkeypatch.setattr(records, "SHOTS_FROM", 10)
+    found = [kept(seed) for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    assert all(len(set(some)) == 10 and some == sorted(some) for some in found)
+    # Each of 40 is in a quarter of 800 samples: 200, with a standard deviation of 12.
+    counts = collections.Counter(
+        n for i in range(800) for n in records._sample(range(40), 10, f"{i}")
+    )
+    assert all(140 < counts[n] < 260 for n in range(40))
 
 
 @pytest.mark.parametrize("answer", [1, "1", " red", "red"])
