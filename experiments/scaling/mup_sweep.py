@@ -2,7 +2,9 @@
 
     gpt-jax scaling sweep experiments/scaling/mup_sweep.py
 
-The numbers of this run are in notebooks/results/mup, and notebooks/mup.ipynb shows them.
+One CPU core, 7 minutes of its time. From width 32 to 128 the best rate falls from 0.0059 to 0.0012
+in the standard parametrisation, and is 0.0063 in muP: notebooks/mup.ipynb. More widths or rates in
+this file add to what was run; nothing is run twice.
 """
 
 from gpt_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
