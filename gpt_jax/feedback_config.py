@@ -24,7 +24,7 @@ class FeedbackConfig:
     for a program that passes the tests in a field, and continued_tests:FIELD for one that prompt
     and answer make together; python:PATH.py:FUNCTION, called as f(prompt, completion, record)."""
     reward_seconds: float = 30.0
-    """After which a reward of python: is given up; its sample is left out."""
+    """After which a reward of python: or match: is given up; its sample is left out."""
     group: int = 4
     """Samples of each prompt in a batch; a batch is train.batch_tokens of them, each counted as a
     whole sequence."""

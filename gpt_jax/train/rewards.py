@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 from gpt_jax.config import InputError, nearest, require
@@ -58,33 +59,36 @@ class Rewards:
     def __init__(self, name: str, seconds: float) -> None:
         self.name, self._seconds = name, seconds
         kind, _, argument = name.partition(":")
-        self._path = ""
+        self._made: Callable[[], Function] | None = None
         self._programs: Callable[[Sample], str] | None = None
         self._function: Function | None = None
         if kind == "python":
-            _, self._path = functions.parse(name)
-            _find(self._path)
+            self._made = partial(_find, functions.parse(name)[1])
         elif kind in ("tests", "continued_tests"):
             require(bool(argument), f"{kind}:FIELD names the field of the tests: {name!r}.")
             self._programs = _programs(argument, with_prompt=kind == "continued_tests")
+        elif kind == "match":  # which may take for ever too: (a|a)*b
+            self._made = partial(_match, argument)
         else:
             require(
                 kind in BUILT_IN,
                 f"a reward is {', '.join(BUILT_IN)} or python:PATH.py:FUNCTION, and it is "
                 f"{name!r}: {nearest(kind, BUILT_IN)}",
             )
-            self._function = {"exact": _exact, "match": _match, "length": _length}[kind](argument)
+            self._function = {"exact": _exact, "length": _length}[kind](argument)
+        if self._made:
+            self._made()  # what is wrong with it is told now
         self._stack: ExitStack | None = None
         self._pool: Executor | None = None
 
     def close(self) -> None:
-        """End the processes of a user's reward."""
+        """End the processes of a user's reward or pattern."""
         if self._stack:
             self._stack.close()
         self._stack = self._pool = None
 
     def of(self, samples: Sequence[Sample]) -> list[Reward]:
-        """The reward of each sample; on all cores, where it is a program's or a user's."""
+        """The reward of each sample; on all cores, where it is none of a moment."""
         if self._programs:
             return _of_programs(self._programs, samples)
         if self._function:
@@ -92,7 +96,7 @@ class Rewards:
         return self._in_processes(samples)
 
     def _in_processes(self, samples: Sequence[Sample]) -> list[Reward]:
-        """Of a user's function. A process that is stuck or gone takes no other sample with it."""
+        """Of what they make. A process that is stuck or gone takes no other sample with it."""
         found: dict[int, Reward] = {}
         one_by_one = False
         while len(found) < len(samples):
@@ -129,7 +133,7 @@ class Rewards:
         if self._pool is None:
             self._stack = ExitStack()
             self._pool = self._stack.enter_context(
-                workers.pool(workers.num_cores(), _start_worker, self._path, self._seconds)
+                workers.pool(workers.num_cores(), _start_worker, self._made, self._seconds)
             )
         return self._pool
 
@@ -149,6 +153,7 @@ def _called(function: Function, sample: Sample) -> Reward:
     """The value of a function, or why there is none."""
     try:
         value = function(sample.prompt, sample.completion, dict(sample.record))
+        value = value.item() if hasattr(value, "item") else value  # an array of one number
         if isinstance(value, numbers.Real) and abs(float(value)) <= LARGEST:
             return Reward(float(value))
         return Reward(None, f"it gave {value!r:.60}, which is no finite number of float32")
@@ -165,9 +170,9 @@ class _TooLong(BaseException):
 _of_worker: tuple[Function, float]
 
 
-def _start_worker(path: str, seconds: float) -> None:
+def _start_worker(made: Callable[[], Function], seconds: float) -> None:
     global _of_worker
-    _of_worker = _find(path), seconds
+    _of_worker = made(), seconds
     signal.signal(signal.SIGALRM, _ring)
 
 

@@ -32,6 +32,11 @@ def test_a_regular_expression_is_searched():
     assert values(r"match:^\d+:\d$", "12:3", "a 12:3", "12:34") == [1, 0, 0]
 
 
+def test_a_regular_expression_that_does_not_end_is_given_up():
+    """It would try each of 2^40 ways to read the a's before it knows that no b follows."""
+    assert values("match:^(a|a)*b$", "a" * 40, "aab") == ["it took more than 1 s", 1]
+
+
 def test_length_falls_off_on_both_sides():
     assert values("length:4", "", "ab", "abcd", "abcde", "a" * 8, "a" * 99) == [
         0,
@@ -126,6 +131,15 @@ def test_a_users_function_may_fail_in_any_way_and_takes_no_other_with_it(tmp_pat
         strict=True,
     ):
         assert failure.startswith(part)
+
+
+def test_a_number_of_numpy_is_a_number(tmp_path):
+    text = "import numpy as np\ndef own(p, c, r): return np.array([1, 2, 3]) == len(c)\n"
+    text += "def one(p, c, r): return np.all(own(p, c, r)[:1])\n"
+    (tmp_path / "own.py").write_text(text)
+    assert values(f"python:{tmp_path}/own.py:one", "a", "bb") == [1, 0]
+    (failure,) = values(f"python:{tmp_path}/own.py:own", "a")
+    assert failure.startswith("it raised ValueError")
 
 
 def test_what_cannot_be_asked_and_a_process_that_is_gone_take_no_run_with_them(tmp_path):
