@@ -23,6 +23,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 EXPERIMENTS = sorted(
     [*(ROOT / "experiments").glob("*.py"), *(ROOT / "experiments" / "finetune").glob("*.py")]
 )
+OF_SCALING = sorted((ROOT / "experiments" / "scaling").glob("*.py"))
 RECIPES = sorted((ROOT / "experiments" / "data").glob("*.py"))
 
 # Rooms, and which others each may import: the design's table.
@@ -232,6 +233,17 @@ def test_a_recipe_builds(path):
     assert type(config) is recipe.Recipe
     assert config.name == path.stem
     assert f"gpt-jax data build experiments/data/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("path", OF_SCALING, ids=lambda path: path.stem)
+def test_a_study_or_what_belongs_to_one_builds(path):
+    """Of the file's own name, the same each time; the docstring gives the command."""
+    commands = {"Study": "scaling run", "Sweep": "scaling sweep", "Config": "train"}
+    made = defined(path)
+    assert made.name == path.stem
+    assert made == defined(path)
+    command = f"gpt-jax {commands[type(made).__name__]} experiments/scaling/{path.name}"
+    assert command in path.read_text().split('"""')[1]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,7 +16,10 @@ from gpt_jax.scaling.frontier import Frontier, frontier, of_fit
 from gpt_jax.scaling.laws import FLOPS_PER_PARAM_TOKEN, PF_DAY, hoffmann_optimal
 from gpt_jax.scaling.points import Columns, Point, read_csv
 from gpt_jax.scaling.record import as_numbers, as_record
+from gpt_jax.scaling.tables import aligned
 
+OF_STUDIES = ("run",)
+"""Commands that take the file of a study: functions of `study_command` by their names."""
 FORMULAS = {
     "chinchilla": "L = E + A/N^a + B/D^b",
     "kaplan_nd": "L = ((N_c/N)^(a_N/a_D) + D_c/D)^a_D",
@@ -30,6 +32,11 @@ FORMULAS = {
 
 def run(options: argparse.Namespace) -> None:
     """The command that `options.scaling_command` names."""
+    if options.scaling_command in OF_STUDIES:
+        from gpt_jax.scaling import study_command  # which knows training
+
+        getattr(study_command, options.scaling_command)(options)
+        return
     commands = {"fit": run_fit, "frontier": run_frontier, "advise": run_advise}
     commands |= {"sweep": run_sweep, "batch": run_batch}
     commands[options.scaling_command](options)
@@ -52,7 +59,7 @@ def run_sweep(options: argparse.Namespace) -> None:
         for width, (rates, losses) in by_width.items():
             best = f"{sweep.best_rate(rates, losses):.3g}"
             rows.append((parametrisation, str(width), best, f"{min(losses):.4f}"))
-    print("\n".join(_aligned(rows)))
+    print("\n".join(aligned(rows)))
 
 
 def run_batch(options: argparse.Namespace) -> None:
@@ -122,7 +129,7 @@ def run_frontier(options: argparse.Namespace) -> None:
             (f"{flops:.3g}", f"{n.value:.4g}", _range(n, 3), f"{d.value:.4g}", _range(d, 3))
             for flops, (n, d) in zip(options.at, best, strict=True)
         ]
-        print("\n".join(["", *_aligned(rows)]))
+        print("\n".join(["", *aligned(rows)]))
 
 
 def run_advise(options: argparse.Namespace) -> None:
@@ -184,7 +191,7 @@ def advice_table(found: Advice, source: str) -> str:
         law = f"hoffmann, approach {approach}"
         others.append((law, f"{n:.3g}", f"{d:.3g}", f"{d / n:.3g}", "-"))
     lines = [f"{name:<9}{text}" for name, text in rows]
-    return "\n".join([*lines, "", *_aligned(others)])
+    return "\n".join([*lines, "", *aligned(others)])
 
 
 def frontier_lines(found: Frontier) -> list[str]:
@@ -209,7 +216,7 @@ def as_table(found: Fit, runs: bool) -> str:
     constants = [
         (name, f"{part.value:.5g}", _range(part)) for name, part in found.constants().items()
     ]
-    lines += _aligned([("", "", "95 % interval"), *constants])
+    lines += aligned([("", "", "95 % interval"), *constants])
     if found.form.law in ("chinchilla", "kaplan_nd"):
         lines += ["", *frontier_lines(of_fit(found))]
     residual = found.residual_n
@@ -228,7 +235,7 @@ def as_table(found: Fit, runs: bool) -> str:
             (name, f"{loss:.4f}", f"{law:.4f}", f"{off:+.2%}", f"{left:+.2%}")
             for name, loss, law, off, left in zip(*columns, strict=True)
         ]
-        lines += ["", *_aligned([head, *rows])]
+        lines += ["", *aligned([head, *rows])]
     return "\n".join(lines)
 
 
@@ -241,13 +248,3 @@ def _range(part: Interval, digits: int = 5) -> str:
     if np.isnan(part.low):
         return "-"
     return f"{part.low:.{digits}g} to {part.high:.{digits}g}"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of columns, the first to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *rest in rows:
-        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return lines

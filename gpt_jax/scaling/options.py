@@ -19,6 +19,7 @@ def add_options(scaling: argparse.ArgumentParser, name: str) -> None:
     def add(name: str, help: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=help, allow_abbrev=False)
 
+    _add_run(add("run", "train the runs of a study, or tell what they would cost"))
     _add_fit(add("fit", "fit a scaling law to runs, of ours or of others, in a CSV file"))
     _add_frontier(add("frontier", "find the best size for a compute from runs in a CSV file"))
     _add_advise(add("advise", "what to train for a compute, or with chips and days"))
@@ -38,6 +39,46 @@ def add_options(scaling: argparse.ArgumentParser, name: str) -> None:
         default=100,
         metavar="STEPS",
         help="at the start that are no part of it (default: 100)",
+    )
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    _add_study(run)
+    run.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="of its runs, by their names"
+    )
+    _add_workdir(run)
+    run.add_argument(
+        "--dry-run", action="store_true", help="train nothing: parameters, FLOPs, hours, energy"
+    )
+    rate = run.add_argument_group(
+        "of --dry-run", "By default at the rate that the study's finished runs were measured at."
+    )
+    rate.add_argument(
+        "--flops-per-second",
+        type=float,
+        metavar="X",
+        help="as `gpt-jax bench` measures it (model gflops per second)",
+    )
+    rate.add_argument("--target", metavar="SLICE", help="such as v5e-16")
+    rate.add_argument("--mfu", type=float, help="share of the slice's peak (default: 0.4)")
+    rate.add_argument(
+        "--watts", type=float, help="of all machines (default: the slice's chips, with a PUE)"
+    )
+
+
+def _add_study(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "study",
+        type=Path,
+        metavar="STUDY",
+        help="a Python file with get_config(), such as experiments/scaling/stdlib_ladder.py",
+    )
+
+
+def _add_workdir(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workdir", type=Path, help="of the runs' own folders (default: runs/NAME)"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from gpt_jax.config import Config, flatten, nearest, require
+from gpt_jax.config import Config, InputError, flatten, nearest, require
 from gpt_jax.data import supervised
 from gpt_jax.data.batches import (
     Batch,
@@ -64,6 +64,10 @@ class Outcome:
     """The best validation."""
 
 
+class Diverged(InputError):
+    """`max_skipped_in_row` updates in a row were not finite, and the run was given up."""
+
+
 Scorer = Callable[[Config, Mesh, Tokenizer], Callable[[Any], Record]]
 """Makes, once, what is called with the plain parameters at each validation of a run, on every host,
 and returns the scores of its tasks as "TASK/METRIC": value."""
@@ -87,8 +91,8 @@ def train(
 
     Raises:
       InputError: the config, the text, the folder or the devices break a rule; the hosts disagree;
-        a checkpoint could not be written; or `max_skipped_in_row` updates in a row were not finite.
-        The last good checkpoint is still there.
+        or a checkpoint could not be written. The last good checkpoint is still there.
+      Diverged: an InputError too; the same holds.
     """
     config = hosts.together(lambda: with_origin(config, reader))
     _check_tuning(config, scorer)
@@ -241,12 +245,12 @@ def _report(pending: _Pending, program: Program, log: MetricsLog, display: Displ
         record["tokens_per_second"] = display.rate(pending.tokens)
         log.write(record | pending.losses)
         display.show(record | pending.losses)
-    require(
-        in_row < config.train.max_skipped_in_row,
-        f"{program.must_be_finite} must be finite, and the last {in_row} updates were not and were "
-        f"skipped, the last at step {pending.step}: {program.remedy}. No checkpoint holds any of "
-        "them.",
-    )
+    if in_row >= config.train.max_skipped_in_row:
+        raise Diverged(
+            f"{program.must_be_finite} must be finite, and the last {in_row} updates were not and "
+            f"were skipped, the last at step {pending.step}: {program.remedy}. No checkpoint holds "
+            "any of them."
+        )
 
 
 def _held_out(program: Program, corpus: Corpus) -> Iterator[tuple[str, Iterator[Batch], int]]:
