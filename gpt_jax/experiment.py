@@ -100,7 +100,9 @@ def defined(path: Path) -> Any:
         f"an experiment or a recipe is a Python file, and there is none at {path}: give the path "
         "of one, such as experiments/quickstart.py or experiments/data/python_text.py.",
     )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # By its path, which is the name of no other module.
+    name = str(path.absolute())
+    spec = importlib.util.spec_from_file_location(name, path)
     require(
         spec is not None and spec.loader is not None,
         f"an experiment or a recipe is a Python file, and {path} does not end in .py.",
@@ -108,6 +110,7 @@ def defined(path: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look up annotations that are text
     spec.loader.exec_module(module)
     require(
         hasattr(module, "get_config"),

@@ -114,6 +114,22 @@ def test_every_experiment_builds(path):
     assert f"gpt-jax train experiments/{path.name}" in path.read_text().split('"""')[1]
 
 
+def test_an_experiment_may_have_dataclasses_with_annotations_as_text(tmp_path):
+    path = tmp_path / "json.py"  # as a module of Python's own is called
+    path.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from gpt_jax.config import Config, DataConfig\n"
+        "@dataclass\n"
+        "class Named:\n"
+        "    name: str\n"
+        "def get_config():\n"
+        "    return Config(name=Named('mine').name, data=DataConfig(tokenizer='bytes'))\n"
+    )
+    assert load_experiment(path, []).name == "mine"
+    assert sys.modules["json"] is json
+
+
 def test_there_are_experiments():
     assert "quickstart" in [path.stem for path in EXPERIMENTS]
 
