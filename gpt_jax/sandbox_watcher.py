@@ -121,8 +121,9 @@ def _verdict(token: str, report: bytes, errors: bytes, ended: bytes) -> dict[str
         status, _, message = status_and_message.partition(" ")
         return {"status": status, "message": message}
     written = errors.decode(errors="replace").strip().rpartition("\n")[2]
-    code = os.waitstatus_to_exitcode(int(ended)) if ended else -signal.SIGKILL
-    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+    wait_status, spent = map(int, ended.split()) if ended else (signal.SIGKILL, 0)
+    code = os.waitstatus_to_exitcode(wait_status)
+    if code == -signal.SIGXCPU or (code == -signal.SIGKILL and spent):
         return {"status": "timeout", "message": "it took more than its processor time"}
     how = f"exited with status {code}"
     if code < 0:
@@ -160,10 +161,11 @@ def _be_init(job: dict[str, Any], to_report: int, to_errors: int, to_ended: int)
             os._exit(1)
     os.close(to_report)
     os.close(to_errors)
-    pid, status = 0, 0
+    pid, status, used = 0, 0, None
     while pid != program:
-        pid, status = os.wait()
-    os.write(to_ended, str(status).encode())
+        pid, status, used = os.wait4(-1, 0)
+    spent = used is not None and used.ru_utime + used.ru_stime >= job["limits"]["cpu_seconds"]
+    os.write(to_ended, f"{status} {int(spent)}".encode())
     os._exit(0)
 
 
@@ -201,8 +203,11 @@ def _be_program(job: dict[str, Any], to_report: int, to_errors: int) -> None:
 
 
 def _set_limits(limits: dict[str, Any]) -> None:
+    # SIGXCPU at the one, SIGKILL at the other, which a program that ignores the first comes to.
+    seconds = limits["cpu_seconds"]
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     kept = {
-        resource.RLIMIT_CPU: limits["cpu_seconds"],
         resource.RLIMIT_AS: limits["memory"],
         resource.RLIMIT_FSIZE: limits["file_bytes"],
         resource.RLIMIT_NOFILE: limits["open_files"],

@@ -46,6 +46,11 @@ ENDS = {
     ),
     # Limits.
     "while True: pass": ("timeout", "it took more than"),
+    "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass": (
+        "timeout",
+        "it took more than",
+    ),
+    "import os\nos.kill(os.getpid(), 9)": ("failed", "it was killed by SIGKILL before its end"),
     "import time\ntime.sleep(100)": ("timeout", "it took more than 4 s"),
     "x = []\nwhile True: x.append(bytearray(10**7))": ("memory", "MemoryError"),
     "import os\nwhile True: os.fork()": ("processes", "it had more than 8 processes"),
