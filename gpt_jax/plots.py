@@ -225,7 +225,8 @@ def draw_points(axes: Axes, curves: Mapping[str, Sequence[Point]], label: str, x
 
 
 def short_count(number: float) -> str:
-    """1234567 as 1.23M."""
+    """1234567 as 1.23M, and 999999, which is rounded first, as 1M."""
+    number = float(f"{number:.3g}")
     size = min(max(int(math.log10(max(number, 1))) // 3, 0), 4)
     return f"{number / 1000**size:.3g}{['', 'k', 'M', 'B', 'T'][size]}"
 

@@ -97,7 +97,15 @@ def test_the_interval_of_a_share_is_wilsons():
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(999, "999"), (800_000, "800k"), (1_234_567, "1.23M"), (175e9, "175B")]
+    ("number", "text"),
+    [
+        (999, "999"),
+        (999.6, "1k"),
+        (800_000, "800k"),
+        (999_999, "1M"),
+        (1_234_567, "1.23M"),
+        (175e9, "175B"),
+    ],
 )
 def test_counts_are_short(number, text):
     assert short_count(number) == text
