@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+
 from gpt_jax.config import Config, MeshConfig, require
 from gpt_jax.data.tokenizers import load_tokenizer, read_tokenizer
 from gpt_jax.evaluate.language_model import BATCH_TOKENS, LanguageModel
@@ -45,6 +47,12 @@ def load_model(
     Raises InputError where `gpt_jax.load` does, and where the devices do not divide.
     """
     require(batch_tokens > 0, f"a device takes a token at least, and not {batch_tokens}.")
+    count = len(jax.devices())
+    require(
+        fsdp > 0 and count % fsdp == 0,
+        f"the weights are split over a number of devices that divides the {count} there are, and "
+        f"--fsdp is {fsdp}.",
+    )
     mesh = make_mesh(MeshConfig(fsdp=fsdp))
     path = resolved(folder)
     if reader is not None and is_foreign(path):

@@ -261,6 +261,12 @@ def test_bad_words_are_told_before_the_model_is_read(words, message, capsys, mon
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("devices", [0, -1, 3])
+def test_weights_are_split_over_devices_that_there_are(run, devices, capsys):
+    assert cli.main(["evaluate", str(run), "--tasks", "copying", "--fsdp", str(devices)]) == 1
+    assert f"divides the 8 there are, and --fsdp is {devices}." in capsys.readouterr().err
+
+
 def test_a_malformed_line_names_file_and_line(questions, capsys, monkeypatch):
     with questions.open("a") as file:
         file.write('{"prompt": "Is 3 odd?", "choices": [" yes", " no"]}\n')
