@@ -113,7 +113,7 @@ def _text(value: Any, field: tuple[str, ...], name: str, null: str | None) -> st
         isinstance(value, str | int | float),
         f"a field in a template is a text or a number, and {_written(field)} of {name} is "
         f"{f'a {type(value).__name__}' if value is not None else 'empty'}: name a field within it, "
-        "leave such records out of --data.files, or make prompts and targets in a Python function "
+        "leave such records out, or make others of them in a Python function "
         "(python:PATH.py:FUNCTION).",
     )
     return str(value)

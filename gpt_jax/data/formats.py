@@ -106,8 +106,8 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
-            f"every file of the corpus must be readable, and {path} is not "
-            f"({' '.join(str(error).split())}): repair it or leave it out of --data.files."
+            f"every file that is named must be readable, and {path} is not "
+            f"({' '.join(str(error).split())}): repair it or leave it out."
         ) from error
 
 

@@ -219,7 +219,7 @@ def _named(pattern: str) -> Iterator[Piece]:
             root, files = find(pattern)
         require(
             bool(files),
-            f"data.files must match at least one file, and {pattern!r} matches none: check the "
+            f"a source is at least one file, and {pattern!r} matches none: check the "
             "path, and quote globs on the command line; 'folder/**/*.txt' takes a whole tree.",
         )
         for path, (size, version) in sorted(files.items()):

@@ -281,14 +281,14 @@ def test_a_row_group_at_a_time_and_the_text_alone(tmp_path):
     path.write_bytes(data)
     assert [d.text for d in read(path)] == texts
     (piece,) = pieces((str(path),))
-    with pytest.raises(InputError, match="every file of the corpus must be readable"):
+    with pytest.raises(InputError, match="every file that is named must be readable"):
         list(records(piece))
     text = at.row_group(1).column(0)
     data[text.data_page_offset : text.data_page_offset + 20] = b"\xff" * 20
     path.write_bytes(data)
     reading = sources.read(piece, "text")
     found = [next(reading).text for _ in range(10)]
-    with pytest.raises(InputError, match="every file of the corpus must be readable"):
+    with pytest.raises(InputError, match="every file that is named must be readable"):
         next(reading)
     assert found == texts[:10]
 

@@ -124,8 +124,17 @@ def test_code_in_the_form_of_human_eval(tmp_path):
 def test_a_malformed_line_is_named(tmp_path, lines, message):
     path = tmp_path / "q.jsonl"
     path.write_text("".join(f"{line}\n" for line in lines))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as told:
         find_task(str(path)).questions("test", 0)
+    assert "data.files" not in str(told.value)
+
+
+def test_a_file_that_a_definition_names_and_is_not_there_is_told(tmp_path):
+    """As a source of the task, which is no option of training."""
+    task = RecordTask("mine", test=(str(tmp_path / "none.jsonl"),), prompt="{q}", target="{a}")
+    with pytest.raises(InputError, match=r"none\.jsonl' matches none: check the path") as told:
+        task.task().questions("test", 0)
+    assert "data.files" not in str(told.value)
 
 
 def test_a_line_that_is_not_utf8_is_named(tmp_path):
