@@ -230,7 +230,23 @@ def _adopt_orphans() -> None:
 
 
 def _enter_namespaces(folder: str, file_bytes: int) -> bool:
-    """Shut out network, other processes and files; whether the kernel allows it."""
+    """Shut out network, other processes and files; whether the kernel allows all of it.
+
+    Tried in a process of its own first: one that got half of the way has no way back. Kernels
+    before 5.12 cannot make what is mounted read-only, and some systems let a namespace be made in
+    which nothing may be done.
+    """
+    trial = os.fork()
+    if trial == 0:
+        try:
+            os._exit(0 if _entered(folder, file_bytes) else 1)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(trial, 0)
+    return status == 0 and _entered(folder, file_bytes)
+
+
+def _entered(folder: str, file_bytes: int) -> bool:
     uid, gid = os.getuid(), os.getgid()
     spaces = NEW_USER | NEW_PID | NEW_NET | NEW_MOUNTS | NEW_IPC
     if not hasattr(libc, "unshare") or libc.unshare(spaces) != 0:
@@ -242,10 +258,9 @@ def _enter_namespaces(folder: str, file_bytes: int) -> bool:
         file.write(f"{gid} {gid} 1")
     attributes = (ctypes.c_uint64 * 4)(MOUNT_READ_ONLY, 0, MOUNT_PRIVATE, 0)
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
-    libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, size)
+    sealed = libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, size)
     options = f"size={file_bytes},nr_inodes=10000,mode=700".encode()
-    libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, options)
-    return True
+    return sealed == 0 and libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, options) == 0
 
 
 def _filter_calls() -> None:

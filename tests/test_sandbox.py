@@ -170,3 +170,22 @@ def test_with_namespaces_nothing_outside_can_be_written(tmp_path: Path) -> None:
     # All files together are limited, as they are in memory.
     filled = run("for n in range(9):\n    open(str(n), 'w').write('x' * 4 * 10**6)", LIMITS)
     assert "No space left" in filled.message
+
+
+HALF = """
+import os, sys
+from types import SimpleNamespace
+from gpt_jax import sandbox_watcher as watcher
+names = ("unshare", "mount", "syscall")
+watcher.libc = SimpleNamespace(**{name: getattr(watcher.libc, name) for name in names})
+setattr(watcher.libc, sys.argv[1], lambda *_: -1)
+before = os.readlink("/proc/self/ns/mnt")
+assert watcher._enter_namespaces(sys.argv[2], 10**6) is False
+assert os.readlink("/proc/self/ns/mnt") == before
+"""
+
+
+@pytest.mark.parametrize("fails", ["mount", "syscall"])
+def test_half_of_the_namespaces_are_none(fails, tmp_path):
+    """Where files cannot be shut out, nothing is said to be: the filter of calls is for that."""
+    subprocess.run([sys.executable, "-c", HALF, fails, tmp_path], check=True)
