@@ -20,6 +20,12 @@ def add_options(scaling: argparse.ArgumentParser, name: str) -> None:
         return commands.add_parser(name, help=help, description=help, allow_abbrev=False)
 
     _add_run(add("run", "train the runs of a study, or tell what they would cost"))
+    for of_study in (
+        add("register", "write down what the held-out runs of a study will come to"),
+        add("check", "train the held-out runs of a study, and compare with what was written down"),
+    ):
+        _add_study(of_study)
+        _add_workdir(of_study)
     _add_fit(add("fit", "fit a scaling law to runs, of ours or of others, in a CSV file"))
     _add_frontier(add("frontier", "find the best size for a compute from runs in a CSV file"))
     _add_advise(add("advise", "what to train for a compute, or with chips and days"))

@@ -12,7 +12,7 @@ import jax
 from gpt_jax.config import Config, require
 from gpt_jax.data.built import open_built
 from gpt_jax.data.corpus import prepare
-from gpt_jax.scaling.results import Result, finished, gather, read_results, write_result
+from gpt_jax.scaling.results import Result, gather, read_results, write_result
 from gpt_jax.scaling.study import Study
 from gpt_jax.train.loop import Diverged, train
 
@@ -75,11 +75,6 @@ def described(result: Result) -> str:
     if result.state == "diverged":
         return f"{result.name} diverged and is left out: {result.why}."
     return f"{result.name}: validation loss {result.loss:.4f}, {result.seconds:.0f} s"
-
-
-def seen(study: Study, results: dict[str, Result]) -> list[Result]:
-    """The results that the study's laws are fitted to: of runs that are not held out, finished."""
-    return finished(results[run.name] for run in study.fitted if run.name in results)
 
 
 def _trained(run: Config, path: Path, text: str) -> Result | Stopped:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from gpt_jax.config import Config, require
+from gpt_jax.scaling import registry
 from gpt_jax.scaling.cost import as_table, cost, rate_of
 from gpt_jax.scaling.results import folder_of, read_results
 from gpt_jax.scaling.study import Study
@@ -40,6 +41,39 @@ def run(options: argparse.Namespace) -> None:
             f"written down, and {', '.join(held_out)} is held out: leave it out of --only.",
         )
     train_runs(study, runs, folder, options)
+
+
+def register(options: argparse.Namespace) -> None:
+    """Write the prediction for the held-out runs."""
+    study, folder = open_study(options)
+    begun = [
+        path
+        for path in ((options.workdir or RUNS / study.name) / name for name in study.held_out_names)
+        if (path / "config.json").exists()
+    ]
+    require(
+        not begun,
+        "a prediction is written before its run is trained, and there is one of a held-out run "
+        f"in {', '.join(map(str, begun))}: it predicts nothing any more.",
+    )
+    found = registry.register(study, options.study, folder, read_results(study, folder))
+    for name, why in found.left_out.items():
+        print(f"{name} diverged and is left out: {why}.")
+    for one in found.predictions:
+        print(f"{one.run} by {one.law}: {one.loss:.4f}, 95 % {one.low:.4f} to {one.high:.4f}")
+    print(f"written to {folder / 'prediction.json'} (digest {found.digest[:12]})")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Train the held-out runs, unless they are, and say what became of the prediction."""
+    study, folder = open_study(options)
+    found = registry.read_registered(folder)
+    before = registry.parts_of(study, options.study, read_results(study, folder))
+    registry.require_unchanged(found, before)
+    if not train_runs(study, study.chosen(study.held_out_names), folder, options):
+        return
+    for verdict in registry.verdicts(study, folder, found, read_results(study, folder)):
+        print(registry.in_words(verdict))
 
 
 def train_runs(

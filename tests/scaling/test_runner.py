@@ -12,6 +12,7 @@ from gpt_jax.cli import main
 from gpt_jax.config import InputError
 from gpt_jax.experiment import defined
 from gpt_jax.scaling.cost import Rate, cost, rate_of
+from gpt_jax.scaling.registry import seen
 from gpt_jax.scaling.results import (
     GAVE_UP,
     NO_LOWER,
@@ -25,7 +26,7 @@ from gpt_jax.scaling.results import (
     result_path,
     write_result,
 )
-from gpt_jax.scaling.runner import run_runs, seen
+from gpt_jax.scaling.runner import run_runs
 from gpt_jax.scaling.study import Study
 
 
