@@ -85,10 +85,16 @@ def run_batch(options: argparse.Namespace) -> None:
 
 def run_fit(options: argparse.Namespace) -> None:
     """Fit a law to the runs of a CSV and print it, as a table or as JSON."""
+    law, irreducible = options.law or "chinchilla", options.irreducible
+    if options.study is not None and options.law is None:
+        from gpt_jax.scaling.study_command import open_study  # which knows training
+
+        first = open_study(options)[0].laws[0]
+        law, irreducible = first.name, irreducible or first.irreducible
     found = fit(
-        _points(options),
-        options.law,
-        irreducible=options.irreducible,
+        _points(options, law),
+        law,
+        irreducible=irreducible,
         bootstraps=options.bootstrap,
         resample=options.resample,
         seed=options.seed,
@@ -104,7 +110,8 @@ def run_frontier(options: argparse.Namespace) -> None:
         bool(np.all(np.isfinite(at) & (at > 0))),
         f"--at takes positive numbers of FLOPs, and they are {' '.join(map(str, options.at))}.",
     )
-    found = frontier(_points(options), options.approach, options.bootstrap, options.seed)
+    points = _points(options, options.approach)
+    found = frontier(points, options.approach, options.bootstrap, options.seed)
     best = [found.optimal(flops) for flops in options.at]
     if options.json:
         a, b = found.exponents
@@ -204,7 +211,16 @@ def frontier_lines(found: Frontier) -> list[str]:
     ]
 
 
-def _points(options: argparse.Namespace) -> list[Point]:
+def _points(options: argparse.Namespace, law: str) -> list[Point]:
+    """The runs of the CSV or of the study; of a study the law says which points of them."""
+    require(
+        (options.csv is None) != (options.study is None),
+        "the runs are those of a STUDY or of a file, --csv FILE: give one of the two.",
+    )
+    if options.study is not None:
+        from gpt_jax.scaling.study_command import points_of  # which knows training
+
+        return points_of(options, law)
     given = {item.name: getattr(options, item.name, None) for item in fields(Columns)}
     return read_csv(options.csv, Columns(**given))
 

@@ -92,10 +92,9 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--law",
         choices=LAWS,
-        default="chinchilla",
         help="chinchilla: E + A/N^a + B/D^b; kaplan_nd and kaplan_ns: Kaplan's of N and tokens, or "
-        "steps; power_n, power_d, power_c: of one of parameters, tokens and FLOPs (default: "
-        "chinchilla)",
+        "steps; power_n, power_d, power_c: of one of parameters, tokens and FLOPs (default: the "
+        "first of the study, or chinchilla)",
     )
     fit.add_argument(
         "--irreducible", action="store_true", help="add a loss E to a power law, which has none"
@@ -161,8 +160,13 @@ def _add_advise(advise: argparse.ArgumentParser) -> None:
 def _add_runs(command: argparse.ArgumentParser, *more: str) -> None:
     """What commands that read runs take, with the columns that all have and `more`."""
     command.add_argument(
-        "--csv", type=Path, required=True, help="a line for each run, names on top"
+        "study",
+        type=Path,
+        nargs="?",
+        metavar="STUDY",
+        help="whose finished runs are read, without the held-out ones",
     )
+    command.add_argument("--csv", type=Path, help="or a line for each run, names on top")
     columns = command.add_argument_group(
         "columns",
         "What the file calls them, where not as the options are called. Of tokens and FLOPs the "

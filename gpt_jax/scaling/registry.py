@@ -76,12 +76,15 @@ def seen(study: Study, results: Mapping[str, Result]) -> list[Result]:
 
 def fit_study(study: Study, results: Mapping[str, Result], law: Law) -> Fit:
     """A law fitted to the finished runs that are not held out; L(N, S) to their loss curves."""
-    return fit(points_for(law, seen(study, results)), law.name, irreducible=law.irreducible)
+    return fit(points_for(law.name, seen(study, results)), law.name, irreducible=law.irreducible)
 
 
-def points_for(law: Law, results: list[Result]) -> list[Point]:
-    """What a law is fitted to: the ends of runs, or for L(N, S) the points of their curves."""
-    if law.name == "kaplan_ns":
+def points_for(of: str, results: list[Result]) -> list[Point]:
+    """What a law or an approach to the frontier is fitted to: the ends of runs, or their curves.
+
+    L(N, S) and the envelope are of curves.
+    """
+    if of in ("kaplan_ns", "envelope"):
         return [point for result in results for point in result.curve_points]
     return [result.point for result in results]
 

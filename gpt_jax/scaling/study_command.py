@@ -8,6 +8,7 @@ from pathlib import Path
 from gpt_jax.config import Config, require
 from gpt_jax.scaling import registry
 from gpt_jax.scaling.cost import as_table, cost, rate_of
+from gpt_jax.scaling.points import Point
 from gpt_jax.scaling.results import folder_of, read_results
 from gpt_jax.scaling.study import Study
 from gpt_jax.scaling.tables import aligned
@@ -74,6 +75,12 @@ def check(options: argparse.Namespace) -> None:
         return
     for verdict in registry.verdicts(study, folder, found, read_results(study, folder)):
         print(registry.in_words(verdict))
+
+
+def points_of(options: argparse.Namespace, of: str) -> list[Point]:
+    """The finished runs of the study that are not held out, as a law or an approach takes them."""
+    study, folder = open_study(options)
+    return registry.points_for(of, registry.seen(study, read_results(study, folder)))
 
 
 def train_runs(

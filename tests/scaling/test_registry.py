@@ -74,6 +74,22 @@ def test_the_digest_is_the_same_wherever_the_study_is(study, tmp_path):
     assert first.parts | file == second.parts | file
 
 
+def test_a_study_is_fitted_without_its_held_out_run(study, capsys):
+    """By its own law where none is named; --json says which runs, and the exponent is planted."""
+    made = defined(study)
+    write_result(folder_of(made, study), result_of(made.runs[3], 0.1))
+    assert main(["scaling", "fit", str(study), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["law"] == "power_c"
+    assert [run["name"] for run in found["runs"]] == NAMES[:3]
+    assert found["constants"]["a_C"]["value"] == pytest.approx(0.1, abs=0.002)
+    assert main(["scaling", "fit", str(study), "--law", "power_n"]) == 0
+    assert "power_n: L = (N_c/N)^a_N" in capsys.readouterr().out
+    for words in ([], [str(study), "--csv", str(study)]):
+        assert main(["scaling", "fit", *words]) == 1
+        assert "those of a STUDY or of a file, --csv FILE" in capsys.readouterr().err
+
+
 def test_it_is_written_once(study, capsys):
     assert scaling("register", study) == 0
     assert scaling("register", study) == 1
