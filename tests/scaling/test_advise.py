@@ -66,6 +66,13 @@ def test_the_nearest_size_is_worse_by_little(law, other):
     assert found.loss.value < found.nearest_loss < found.loss.value + 0.01
 
 
+def test_sizes_are_counted_as_the_law_counts_them():
+    """Of GPT-3 2.7B, 50,257 + 2,048 rows of 2,560 are embeddings."""
+    whole = 2_517_652_480 + (50257 + 2048) * 2560
+    assert advise(1e21, "besiroglu").nearest_params == whole
+    assert advise(4e20, "kaplan").nearest_params == 2_517_652_480
+
+
 def test_a_fit_gives_intervals(fitted):
     """They hold the planted law's own answers, and the loss is that of a run, with its noise."""
     found = advise(1e21, fitted)

@@ -90,6 +90,9 @@ def test_an_interval_follows_its_value():
     assert near.low < near.value < near.high
     assert np.log(far.high / far.low) > 2 * np.log(near.high / near.low)
     assert tokens.high == pytest.approx(1e20 / 6 / near.low)
+    a, b = found.exponents
+    assert b == pytest.approx((1 - a.value, 1 - a.high, 1 - a.low))
+    assert b.low < b.value < b.high
 
 
 def test_profiles_without_a_run_to_spare_have_no_interval():

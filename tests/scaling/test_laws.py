@@ -40,6 +40,9 @@ def test_a_batch_at_the_critical_size_doubles_both_costs():
     batch = laws.kaplan_critical_batch(3.0)
     assert laws.kaplan_min_steps(1000, batch, 3.0) == pytest.approx(500)
     assert laws.kaplan_min_flops(1e20, batch, 3.0) == pytest.approx(5e19)
+    # Far above it S_min is S, and far below it C_min is C.
+    assert laws.kaplan_min_steps(1000, 1e4 * batch, 3.0) == pytest.approx(1000, rel=1e-3)
+    assert laws.kaplan_min_flops(1e20, 1e-4 * batch, 3.0) == pytest.approx(1e20, rel=1e-3)
     # "roughly 1-2 million tokens at convergence for the largest models" (section 1.1).
     assert 1e6 < laws.kaplan_critical_batch(2.9) < 2e6
 

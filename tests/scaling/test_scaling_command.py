@@ -9,7 +9,7 @@ from gpt_jax.cli import main
 from gpt_jax.scaling import laws, options
 from gpt_jax.scaling.fit import fit
 from gpt_jax.scaling.forms import LAWS
-from gpt_jax.scaling.record import as_record, read_fit
+from gpt_jax.scaling.record import as_record, from_record, read_fit
 
 
 @pytest.fixture
@@ -48,6 +48,13 @@ def test_fit_prints_json_that_is_the_fit(file, capsys, tmp_path):
     again = read_fit(tmp_path / "fit.json")
     assert again.predict(1e11, 2e12, of_a_run=True) == found.predict(1e11, 2e12, of_a_run=True)
     assert as_record(again) == record
+
+
+def test_a_power_law_with_its_irreducible_loss_is_read_back():
+    found = fit(line(laws.Power(1e16, 0.2, 1.5)), "power_d", irreducible=True, bootstraps=5)
+    again = from_record(json.loads(json.dumps(as_record(found))))
+    assert again.form == found.form
+    assert again.predict(1e21) == found.predict(1e21)
 
 
 @pytest.mark.parametrize("irreducible", [False, True])
