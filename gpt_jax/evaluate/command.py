@@ -27,7 +27,7 @@ from gpt_jax.evaluate.load import Loaded, load_model
 from gpt_jax.evaluate.probes import Asked, Probe, ProbeResult
 from gpt_jax.evaluate.probes import put as put_probe
 from gpt_jax.evaluate.probing import find_probe, is_probe, probe_names
-from gpt_jax.evaluate.run import Exam, Result, prepare, put, require_names, require_room, text_task
+from gpt_jax.evaluate.run import Exam, Result, prepare, put, require_names, text_task
 from gpt_jax.evaluate.scores import Score
 from gpt_jax.flops import num_params
 from gpt_jax.train.run import write_json
@@ -53,7 +53,6 @@ def run(options: argparse.Namespace) -> None:
         options.fsdp,
         options.device_batch_tokens,
     )
-    require_room(loaded.model, exams)
     results, probed = _put_all(loaded, exams, probes, asked)
     print_tables(results, probed)
     if options.json:
@@ -205,6 +204,11 @@ def _remarks(result: Result) -> list[str]:
         lines.append(
             f"{counts['without_tokens']:,} questions were left out: the tokenizer makes nothing of "
             "a choice."
+        )
+    if counts["with_shorter_answers"]:
+        lines.append(
+            f"{counts['with_shorter_answers']:,} questions had half of the context for an answer, "
+            f"which has no room for the task's {result.exam.task.max_new_tokens:,} tokens."
         )
     if result.contamination:
         lines.append(f"{result.contamination.line}.")

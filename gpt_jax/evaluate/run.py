@@ -56,8 +56,8 @@ class Result:
     there are any."""
     num_clean: int
     counts: dict[str, int]
-    """What did not go as it should: with_fewer_shots, too_long and without_tokens are numbers of
-    questions, shots_left_out of shots."""
+    """What did not go as it should: with_fewer_shots, too_long, without_tokens and
+    with_shorter_answers (`answer_tokens`) are numbers of questions, shots_left_out of shots."""
     seconds: float
     records: list[dict[str, Any]]
     """What the model said to each question, for a look at its errors."""
@@ -152,7 +152,9 @@ def require_names(tasks: Iterable[Task]) -> None:
 
 
 def require_room(model: LanguageModel, exams: Sequence[Exam]) -> None:
-    """Raise InputError where an answer alone would fill the model's context."""
+    """Raise InputError where an answer alone would fill the model's context: `put` would shorten
+    it, and no run is to be steered by that.
+    """
     context = model.config.context_length
     for task in (exam.task for exam in exams):
         require(
@@ -223,10 +225,17 @@ def prompts(model: LanguageModel, exam: Exam) -> list[Prompt]:
     return made
 
 
+def answer_tokens(model: LanguageModel, task: Task) -> int:
+    """Tokens of an answer at most: the task's, or half of a context that they alone would fill."""
+    context = model.config.context_length
+    return task.max_new_tokens if task.max_new_tokens < context else context // 2
+
+
 def _fits(model: LanguageModel, task: Task, question: Question, text: str) -> bool:
     """Whether there is room for a text and what is to follow it."""
     if task.kind == "generate":
-        return model.num_tokens(text) + task.max_new_tokens <= model.config.context_length
+        room = model.config.context_length - answer_tokens(model, task)
+        return model.num_tokens(text) <= room
     # The last token of an ending is not read.
     longest = max(model.num_tokens(text + ending) for ending in set(question.choices))
     return longest - 1 <= model.max_length
@@ -235,12 +244,15 @@ def _fits(model: LanguageModel, task: Task, question: Question, text: str) -> bo
 _Found = tuple[dict[str, Sums], dict[str, int], list[dict[str, Any]]]
 
 
-def _counts(exam: Exam, made: Sequence[Prompt], without_tokens: int = 0) -> dict[str, int]:
+def _counts(
+    exam: Exam, made: Sequence[Prompt], without_tokens: int = 0, with_shorter_answers: int = 0
+) -> dict[str, int]:
     return {
         "with_fewer_shots": sum(one.shots < exam.shots for one in made),
         "shots_left_out": sum(exam.shots - one.shots for one in made),
         "too_long": sum(not one.fits for one in made),
         "without_tokens": without_tokens,
+        "with_shorter_answers": with_shorter_answers,
     }
 
 
@@ -291,7 +303,8 @@ def _write(model: LanguageModel, exam: Exam, progress: Progress | None) -> _Foun
     many = scores.answers_per_question(task)
     asked = [one.contexts[0] for one in made for _ in range(many)]
     how = Sampling(temperature=TEMPERATURE if many > 1 else 0.0)
-    written = model.generate(asked, task.stop, task.max_new_tokens, how, exam.seed, progress)
+    most = answer_tokens(model, task)
+    written = model.generate(asked, task.stop, most, how, exam.seed, progress)
     texts = [written[start : start + many] for start in range(0, len(written), many)]
     passed, tested = [0] * len(texts), any(name.startswith("pass@") for name in task.metrics)
     if tested:
@@ -310,7 +323,8 @@ def _write(model: LanguageModel, exam: Exam, progress: Progress | None) -> _Foun
         | {name: float(sums[name].of_example_NS[n, 0]) for name in sums if name != "bleu"}
         for n, (question, one, answers) in enumerate(zip(exam.questions, made, texts, strict=True))
     ]
-    return sums, _counts(exam, made), records
+    shorter = len(made) if most < task.max_new_tokens else 0
+    return sums, _counts(exam, made, with_shorter_answers=shorter), records
 
 
 def _tell(model: LanguageModel, exam: Exam, progress: Progress | None) -> _Found:

@@ -78,6 +78,7 @@ def test_shots_that_do_not_fit_are_counted(model):
         "shots_left_out": 40 - sum(kept),
         "too_long": 0,
         "without_tokens": 0,
+        "with_shorter_answers": 0,
     }
     for record in result.records:
         (context,) = record["contexts"]
@@ -143,6 +144,20 @@ def test_answers_are_written_and_scored(model):
     assert result.scores["exact_match"].value == 0.5
     assert [record["exact_match"] for record in result.records] == [0, 1] * 3
     assert [record["written"] for record in result.records] == [[text] for text in written]
+
+
+def test_an_answer_that_would_fill_the_context_has_half_of_it(model):
+    """Of 128 tokens, and that is counted and said; what comes before has the other half."""
+    asked = [Question(f"q{n}", f"Say {n}:", (" no",)) for n in range(3)]
+    asked.append(Question("long", "x" * 70, (" no",)))
+    task = Task("code", "generate", "1", lambda s, seed: asked, ("f1",), stop=())
+    task = Task(**vars(task) | {"max_new_tokens": 256})
+    result = put(model, prepare(task, 0, 0, 0))
+    written = model.generate([question.context for question in asked], (), 64)
+    assert [record["written"] for record in result.records] == [[text] for text in written]
+    assert (result.counts["with_shorter_answers"], result.counts["too_long"]) == (4, 1)
+    said = "4 questions had half of the context for an answer, which has no room for the task's 256"
+    assert any(said in line for line in command._remarks(result))
 
 
 @pytest.mark.slow
