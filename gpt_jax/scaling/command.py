@@ -18,7 +18,7 @@ from gpt_jax.scaling.points import Columns, Point, read_csv
 from gpt_jax.scaling.record import as_numbers, as_record
 from gpt_jax.scaling.tables import aligned
 
-OF_STUDIES = ("run", "register", "check")
+OF_STUDIES = ("run", "register", "check", "report")
 """Commands that take the file of a study: functions of `study_command` by their names."""
 FORMULAS = {
     "chinchilla": "L = E + A/N^a + B/D^b",

@@ -26,6 +26,10 @@ def add_options(scaling: argparse.ArgumentParser, name: str) -> None:
     ):
         _add_study(of_study)
         _add_workdir(of_study)
+    report = add("report", "show a study on one HTML page: curves, laws, prediction and check")
+    _add_study(report)
+    report.add_argument("--out", type=Path, metavar="FILE", help="(default: NAME.html)")
+    report.add_argument("--figures", type=Path, metavar="DIR", help="its figures too, as SVG files")
     _add_fit(add("fit", "fit a scaling law to runs, of ours or of others, in a CSV file"))
     _add_frontier(add("frontier", "find the best size for a compute from runs in a CSV file"))
     _add_advise(add("advise", "what to train for a compute, or with chips and days"))

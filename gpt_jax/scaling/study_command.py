@@ -9,7 +9,7 @@ from gpt_jax.config import Config, require
 from gpt_jax.scaling import registry
 from gpt_jax.scaling.cost import as_table, cost, rate_of
 from gpt_jax.scaling.points import Point
-from gpt_jax.scaling.results import folder_of, read_results
+from gpt_jax.scaling.results import finished, folder_of, read_results
 from gpt_jax.scaling.study import Study
 from gpt_jax.scaling.tables import aligned
 from gpt_jax.train.run import RUNS, command
@@ -75,6 +75,31 @@ def check(options: argparse.Namespace) -> None:
         return
     for verdict in registry.verdicts(study, folder, found, read_results(study, folder)):
         print(registry.in_words(verdict))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the page of a study from its results; nothing is trained, nothing is judged anew."""
+    from gpt_jax.plots import as_svg
+    from gpt_jax.scaling.report import figures, page
+
+    study, folder = open_study(options)
+    results = read_results(study, folder)
+    fits = {str(law): registry.fit_study(study, results, law) for law in study.laws}
+    found, verdicts = None, []
+    if (folder / "prediction.json").exists():
+        found = registry.read_registered(folder)
+        now = registry.parts_of(study, options.study, results)
+        registry.require_unchanged(found, now)
+        if (folder / "check.json").exists():
+            verdicts = registry.verdicts(study, folder, found, results)
+    out = options.out or Path(f"{study.name}.html")
+    out.write_text(page(study.name, [*results.values()], fits, found, verdicts), encoding="utf-8")
+    print(f"written to {out}")
+    if options.figures:
+        options.figures.mkdir(parents=True, exist_ok=True)
+        for name, drawn in figures(finished(results.values()), fits, found).items():
+            (options.figures / f"{name}.svg").write_text(as_svg(drawn), encoding="utf-8")
+        print(f"figures in {options.figures}")
 
 
 def points_of(options: argparse.Namespace, of: str) -> list[Point]:

@@ -174,6 +174,28 @@ def test_a_changed_result_or_text_is_named(study, capsys):
     assert "the text changed" in capsys.readouterr().err
 
 
+def test_the_report_is_one_page_and_its_figures(study, tmp_path):
+    """Losses, constants and the verdict stand in it, and it asks for nothing from elsewhere."""
+    pytest.importorskip("matplotlib")
+    made = defined(study)
+    scaling("register", study)
+    write_result(folder_of(made, study), result_of(made.runs[3], 2.0))
+    scaling("check", study)
+    words = ["--out", str(tmp_path / "page.html"), "--figures", str(tmp_path / "figures")]
+    assert main(["scaling", "report", str(study), *words]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert f"<td>{NAMES[3]}</td><td>7,272</td>" in page
+    assert "<td>2.0000</td>" in page
+    assert "2.0000 found" in page
+    assert page.count("<svg") == 3
+    assert not re.search(r"(src|href)=\"http", page)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "loss_against_compute.svg",
+        "residuals_power_c.svg",
+        "prediction.svg",
+    }
+
+
 def test_a_held_out_run_that_diverged_is_neither():
     verdict = Verdict(Predicted("x", "power_c", 2.0, 1.9, 2.1), None, "by a rule")
     assert verdict.hit is None
