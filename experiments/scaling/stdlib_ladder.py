@@ -12,6 +12,9 @@ two to four times. The largest size is held out: it has 2.8 times the compute of
 
 The batch is 2,048 tokens for all. The learning rate falls as N^(-1/6): depth grows with width, so N
 as its cube, and Muon's update, of one size in every element, then keeps its spectral norm.
+
+Not run yet. All of it is 7.0e13 FLOPs (the dry run): 18 minutes at the 6.6e10 FLOP/s that steps of
+the larger sizes take by their processor time on two cores, and some 5 more for validations.
 """
 
 from gpt_jax.config import (
