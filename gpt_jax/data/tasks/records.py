@@ -148,11 +148,22 @@ class RecordTask:
         empty = True
         for piece in pieces(files):
             for name, record in records(piece):
-                rows = [record] if self.rows is None else list(self.rows(record))
+                rows = self._rows(record, name)
                 for number, row in enumerate(rows):
                     empty = False
                     yield self.question(row, f"{name}.{number}" if len(rows) > 1 else name)
         require(not empty, f"there is no record in {', '.join(files)}, of the task {self.name}.")
+
+    def _rows(self, record: dict[str, Any], name: str) -> list[dict[str, Any]]:
+        try:
+            return [record] if self.rows is None else list(self.rows(record))
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the function `rows` of the task {self.name} failed for {name}: "
+                f"{functions.last_line(error)}."
+            ) from error
 
     def question(self, record: dict[str, Any], name: str) -> Question:
         """One record as a question; raises InputError, with its name, where it is malformed."""

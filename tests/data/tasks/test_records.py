@@ -211,6 +211,15 @@ def test_a_definition_in_python(tmp_path):
         find_task(str(tmp_path / "none.py"))
 
 
+def test_a_record_that_its_function_fails_for_is_named(tmp_path):
+    path = write(tmp_path / "x.jsonl", {"q": "a"}, {"k": "a"})
+    task = RecordTask(
+        "mine", test=(path,), rows=lambda record: [{"q": record["q"]}], prompt="{q}", target="{q}"
+    )
+    with pytest.raises(InputError, match=r"of the task mine failed for x\.jsonl:2: KeyError: 'q'"):
+        task.task().questions("test", 0)
+
+
 def test_contexts_are_compared_too():
     definition = RecordTask(
         "partial", test=("x",), contexts=("{a}", "{b}"), target=" {c}", answer="{n}"
