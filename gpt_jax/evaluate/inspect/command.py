@@ -16,18 +16,20 @@ from gpt_jax.evaluate.inspect.induction import Induction, induction
 from gpt_jax.evaluate.inspect.look import lens, look, losses
 from gpt_jax.evaluate.inspect.page import Guess, Page, page
 from gpt_jax.paths import in_bucket
-from gpt_jax.train.run import load
+from gpt_jax.train.run import load, write_json
 from gpt_jax.train.storage import steps_of, write_whole
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the page; a page that was there stays as it is until the new one is whole."""
     out = options.out
-    require(
-        not in_bucket(out) and out.parent.is_dir() and not out.is_dir(),
-        f"--out names a file in a folder of this machine, and it is {out}.",
-    )
+    for name, path in {"--out": out, "--json": options.json}.items():
+        require(
+            path is None or (not in_bucket(path) and path.parent.is_dir() and not path.is_dir()),
+            f"{name} names a file in a folder of this machine, and it is {path}.",
+        )
     folder, every = options.run_folder, options.step == "all"
+    require(every or not options.json, "--json is for the scores of all steps: add --step all.")
     config, params, tokenizer = load(folder, "last" if every else options.step)
     shown = inspected(config.model, params, tokenizer, options.text)
     scores: dict[int, Induction] = {}
@@ -39,6 +41,8 @@ def run(options: argparse.Namespace) -> None:
     text = page(shown, now, scores, title)
     # Letters beyond ASCII by their numbers: the same bytes whatever the machine's encoding is.
     write_whole(out, text.encode("ascii", "xmlcharrefreplace").decode())
+    if options.json:
+        write_json(options.json, {str(step): found.as_dict() for step, found in scores.items()})
     best, layer, head = now.best
     print(
         f"{out} shows {len(shown.texts)} tokens; induction score {best:.3f} (layer {layer}, head "

@@ -38,6 +38,11 @@ class Induction:
         layer, head = np.unravel_index(self.score_LN.argmax(), self.score_LN.shape)
         return float(self.score_LN[layer, head]), int(layer), int(head)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON; `score` is by layer and head."""
+        score = [[round(float(x), 4) for x in score_N] for score_N in self.score_LN]
+        return {"score": score, "first": self.first, "again": self.again}
+
 
 def prefix_matching(attention_LBNTS: Array, period: int) -> Array:
     """Mean attention from each token said again to the one after its first time, (L, N).

@@ -18,3 +18,9 @@ def add_options(inspect: argparse.ArgumentParser, name: str) -> None:
         help="of the checkpoint: a number, best, last, or all for the induction score of each "
         "(default: the one that generate takes)",
     )
+    inspect.add_argument(
+        "--json",
+        type=Path,
+        metavar="PATH",
+        help="a file for the induction scores of every head at each step, with --step all",
+    )

@@ -1,6 +1,7 @@
 """The page of `gpt-jax inspect`: whole by itself, and nothing of the text is read as HTML."""
 
 import dataclasses
+import json
 import re
 import zlib
 from html.parser import HTMLParser
@@ -107,13 +108,19 @@ def test_the_command_writes_a_page_of_every_step(run_folder, tmp_path, capsys):
     """With `--step all` the plot has both steps; the tokens shown are those of the text."""
     out = tmp_path / "page.html"
     words = ["inspect", str(run_folder), "--text", "Gr\u00fc\u00dfe <b>", "--out", str(out)]
-    assert main([*words, "--step", "all"]) == 0
+    scores = tmp_path / "scores.json"
+    assert main([*words, "--step", "all", "--json", str(scores)]) == 0
+    at_steps = json.loads(scores.read_text())
+    assert [len(at_steps[step]["score"]) for step in ("4", "8")] == [2, 2]
+    assert at_steps["4"] != at_steps["8"]
     text = out.read_text(encoding="ascii")
     told = capsys.readouterr().out
     assert re.match(rf"{out} shows \d+ tokens; induction score 0\.\d+ \(layer", told)
     read = Reader(text)
     assert "b" not in read.tags
     assert {"svg", "img"} <= set(read.tags)
+    assert main([*words, "--step", "4", "--json", str(scores)]) == 1
+    assert "add --step all" in capsys.readouterr().err
     assert main([*words, "--step", "4"]) == 0
     assert "<svg" not in out.read_text(encoding="ascii")
 
