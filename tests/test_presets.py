@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from jaxpr_flops import dot_flops
 
 from gpt_jax.config import InputError, ModelConfig
 from gpt_jax.data.schedule import BatchSchedule
-from gpt_jax.flops import num_non_embedding_params, num_params
+from gpt_jax.flops import forward_flops_per_token, num_non_embedding_params, num_params
 from gpt_jax.model.decoder import GPT
 from gpt_jax.presets import GPT3_SIZES, family, gpt2, gpt3
 
@@ -263,3 +264,17 @@ def test_the_formula_counts_what_the_decoder_has(name, size):
     tables = 1 if model.tied_head else 2
     row = tables * model.token_dim + model.head_bias
     assert count - (model.padded_vocab_size - model.vocab_size) * row == num_params(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size"), [(name, size) for name, sizes in PUBLISHED.items() for size in sizes]
+)
+def test_a_forward_pass_costs_what_is_traced(name, size):
+    """By the matrix products of the jaxpr, at 16 tokens, which every band lets through."""
+    model = family()[name][size]
+    tokens = jnp.zeros((1, 16), jnp.int32)
+    shapes = nn.unbox(jax.eval_shape(GPT(model).init, jax.random.key(0), tokens))
+    traced = dot_flops(GPT(model).apply, shapes, tokens) / 16
+    padding = 2 * model.token_dim * (model.padded_vocab_size - model.vocab_size)
+    assert traced - padding == forward_flops_per_token(model, 16)
