@@ -171,9 +171,8 @@ def draw_lines(
             low, high = axis.get_view_interval()
             if axis.get_scale() == "log":
                 # A logarithmic axis of less than a decade would have one number, or too many.
-                axis.set_major_locator(
-                    LogLocator(subs=(1, 2, 5)) if high > 8 * low else MaxNLocator(5)
-                )
+                subs = (1,) if high > 1000 * low else (1, 2, 5)
+                axis.set_major_locator(LogLocator(subs=subs) if high > 8 * low else MaxNLocator(5))
                 axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(lambda value, _: short_count(value))
         axes.set(xlabel=x, ylabel=y)

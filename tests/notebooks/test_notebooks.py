@@ -32,6 +32,7 @@ def test_there_are_notebooks():
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     """In a copy of its folder, so that nothing it writes stays."""
     folder = shutil.copytree(path.parent, tmp_path / "notebooks")
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")  # which it may read
     before = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), before]).rstrip(os.pathsep))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
