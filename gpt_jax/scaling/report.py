@@ -10,6 +10,7 @@ import numpy as np
 
 from gpt_jax.plots import COLOURS, MARKERS, as_svg, draw_lines, figure, short_count
 from gpt_jax.scaling.fit import Fit
+from gpt_jax.scaling.laws import GPT3_C
 from gpt_jax.scaling.registry import Registered, Verdict, in_words
 from gpt_jax.scaling.results import Result
 
@@ -65,6 +66,11 @@ def _curves(results: Sequence[Result]) -> Figure:
         )
     draw_lines(axes, lines, "compute 6 N D, FLOPs", "validation loss, nats per token")
     _draw_frontier(axes, lines)
+    spent = [flops for across, _ in lines.values() for flops in across if flops > 0]
+    if spent:
+        ends = np.array([min(spent), max(spent)])
+        label = "GPT-3 on its own text: 2.57 C^-0.048"
+        axes.plot(ends, GPT3_C.loss(ends), ":", color="black", linewidth=1, label=label)
     axes.legend(fontsize=5)
     return drawn
 

@@ -10,6 +10,7 @@ from toy_study import NAMES, write_study
 from gpt_jax.cli import main
 from gpt_jax.experiment import defined
 from gpt_jax.scaling.registry import Predicted, Verdict, in_words, read_registered
+from gpt_jax.scaling.report import figures
 from gpt_jax.scaling.results import folder_of, gather, result_path, write_result
 from gpt_jax.scaling.study import compute
 
@@ -194,6 +195,19 @@ def test_the_report_is_one_page_and_its_figures(study, tmp_path):
         "residuals_power_c.svg",
         "prediction.svg",
     }
+
+
+def test_gpt_3s_law_stands_beside_the_curves(study):
+    """By hand at the ends of what was spent: 2.57 C^-0.048 in days of 8.64e19 FLOPs."""
+    made = defined(study)
+    results = [result_of(run, 2.0) for run in made.fitted]
+    (axes,) = figures(results, {}, None)["loss_against_compute"].axes
+    (line,) = (line for line in axes.lines if line.get_label().startswith("GPT-3"))
+    spent = [point.flops for result in results for point in result.curve_points]
+    ends = [min(spent), max(spent)]
+    assert line.get_xdata().tolist() == ends
+    want = [2.57 * (flops / 8.64e19) ** -0.048 for flops in ends]
+    assert line.get_ydata() == pytest.approx(want, rel=1e-9)
 
 
 def test_a_held_out_run_that_diverged_is_neither():
