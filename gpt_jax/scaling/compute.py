@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gpt_jax.flops import num_params
 from gpt_jax.presets import GPT3_SIZES, gpt3
-from gpt_jax.scaling.laws import PF_DAY
+from gpt_jax.scaling.laws import FLOPS_PER_PARAM_TOKEN, PF_DAY
 
 GPT3_TOKENS = 300e9
 """That every GPT-3 was trained on (section 2.2)."""
@@ -24,7 +24,7 @@ class Trained(NamedTuple):
     name: str
     params: float
     tokens: float
-    per_param_and_token: float = 6.0
+    per_param_and_token: float = FLOPS_PER_PARAM_TOKEN
     """FLOPs."""
 
     @property
